@@ -167,14 +167,16 @@ class CellSpec:
         recurrent_dropout_mode: str = "sequence",
     ) -> None:
         _choice("peephole", peephole, ("none", "diagonal", "full"))
+        if candidate_peephole is None:
+            candidate_peephole = peephole == "full"
         if peephole != "none":
-            output_peephole = output_peephole or {"diagonal": "new", "full": "previous"}[peephole]
+            if output_peephole is None:
+                output_peephole = "previous" if peephole == "full" else "new"
             _choice("output_peephole", output_peephole, ("new", "previous"))
-            candidate_peephole = peephole == "full" if candidate_peephole is None else candidate_peephole
         elif output_peephole is not None:
-            raise ValueError(f"output_peephole must be None where peephole='none', but was {output_peephole!r}")
-        elif candidate_peephole:
-            raise ValueError(f"candidate_peephole must be False where peephole='none', but was {candidate_peephole!r}")
+            raise ValueError(f"output_peephole must be None where peephole is 'none', but was {output_peephole!r}")
+        elif _flag("candidate_peephole", candidate_peephole):
+            raise ValueError("candidate_peephole must be False or None where peephole is 'none', but was True")
         if clip is not None and _number("clip", clip) <= 0:
             raise ValueError(f"clip must be a number over 0, or None, but was {clip!r}")
         _choice("recurrent_dropout_mode", recurrent_dropout_mode, ("sequence", "step"))
@@ -183,7 +185,7 @@ class CellSpec:
             proj_size=_size("proj_size", proj_size, least=0),
             peephole=peephole,
             output_peephole=output_peephole,
-            candidate_peephole=_flag("candidate_peephole", candidate_peephole or False),
+            candidate_peephole=_flag("candidate_peephole", candidate_peephole),
             activations=_activations(activations),
             coupled=_flag("coupled", coupled),
             clip=None if clip is None else float(clip),

@@ -54,7 +54,10 @@ _FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "hard_tanh": (lambda x, a, b: np.clip(x, -1, 1), lambda x, a, b: abs(x) < 1),
     "softsign": (lambda x, a, b: x / (1 + abs(x)), lambda x, a, b: 1 / (1 + abs(x)) ** 2),
     "softplus": (lambda x, a, b: np.logaddexp(0, x), lambda x, a, b: sigmoid(x)),
-    "hard_sigmoid": (lambda x, a, b: np.clip(a * x + b, 0, 1), lambda x, a, b: a * (abs(a * x + b - 0.5) < 0.5)),
+    "hard_sigmoid": (
+        lambda x, a, b: np.clip(a * x + b, 0, 1),
+        lambda x, a, b: a * ((0 < a * x + b) & (a * x + b < 1)),
+    ),
     "leaky_relu": (lambda x, a, b: np.where(x >= 0, x, a * x), lambda x, a, b: np.where(x > 0, 1, a)),
     "elu": (lambda x, a, b: np.where(x >= 0, x, a * np.expm1(x)), lambda x, a, b: np.where(x > 0, 1, a * np.exp(x))),
     "thresholded_relu": (lambda x, a, b: np.where(x <= a, 0, x), lambda x, a, b: x > a),

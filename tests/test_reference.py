@@ -1,96 +1,18 @@
-"""The reference against finite differences, torch, onnxruntime and its own definitions."""
+"""The reference: its gradients by finite differences, and what a call means."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
+from reference_case import Case, kind, random_case
 
 from fastlstm import reference
-from fastlstm.cell import ACTIVATIONS, PLAIN, Activation, CellSpec, parameter_shapes
+from fastlstm.cell import ACTIVATIONS, PLAIN, CellSpec
 
 EPS = float(np.finfo(np.float64).eps)
-
-
-@dataclass
-class Case:
-    """One call: the spec, the sizes, and everything random that follows from them and the seed."""
-
-    spec: CellSpec = PLAIN
-    layers: int = 1
-    bidirectional: bool = False
-    sizes: tuple[int, int, int, int] = (4, 3, 2, 3)  # T, B, I, H
-    lengths: bool = False
-    reset: str = ""  # "", "zero" or "values"
-    masks: tuple[str, ...] = ()  # of "input", "recurrent", "zoneout_c", "zoneout_h"
-    seed: int = 0
-    scale: float = 0.5  # of the parameters
-    dtype: type = np.float64
-    arrays: dict[str, np.ndarray] = field(init=False)  # what has a gradient: the parameters, x, h_0, c_0
-    options: dict[str, Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        rng = np.random.default_rng(self.seed)
-        steps, batch, inputs, hidden = self.sizes
-        outputs, directions = self.spec.proj_size or hidden, 1 + self.bidirectional
-        runs = self.layers * directions
-
-        def normal(*shape: int) -> np.ndarray:
-            return rng.standard_normal(shape).astype(self.dtype)
-
-        self.arrays, masks = {}, {}
-        for layer in range(self.layers):
-            width = directions * outputs if layer else inputs
-            if "input" in self.masks:
-                masks[f"input_l{layer}"] = rng.binomial(1, 0.7, (steps, batch, width)) / 0.7
-            for suffix in (f"_l{layer}", f"_l{layer}_reverse")[:directions]:
-                for name, shape in parameter_shapes(self.spec, width, hidden).items():
-                    centre = 1 if name.startswith("weight_ln") else 0
-                    self.arrays[name + suffix] = centre + self.scale * normal(*shape)
-                if "recurrent" in self.masks:
-                    shape = (steps if self.spec.recurrent_dropout_mode == "step" else 1, batch, outputs)
-                    masks["recurrent" + suffix] = rng.binomial(1, 0.7, shape) / 0.7
-                for name, size in (("zoneout_c", hidden), ("zoneout_h", outputs)):
-                    if name in self.masks:
-                        masks[name + suffix] = rng.binomial(1, 0.4, (steps, batch, size))
-        self.arrays |= {
-            "x": normal(steps, batch, inputs),
-            "h_0": normal(runs, batch, outputs),
-            "c_0": normal(runs, batch, hidden),
-        }
-        self.dy = normal(steps, batch, directions * outputs)
-        self.dstate = normal(runs, batch, outputs), normal(runs, batch, hidden)
-        flags = rng.random((steps, batch)) < 0.4
-        values = normal(runs, batch, outputs), normal(runs, batch, hidden)
-        self.options = {
-            "num_layers": self.layers,
-            "bidirectional": self.bidirectional,
-            "spec": self.spec,
-            "lengths": rng.permutation(np.arange(batch) * steps // max(batch - 1, 1)) if self.lengths else None,
-            "reset": {"": None, "zero": flags, "values": (flags, values)}[self.reset],
-            "masks": masks,
-        }
-
-    @property
-    def params(self) -> dict[str, np.ndarray]:
-        return {name: value for name, value in self.arrays.items() if name not in ("x", "h_0", "c_0")}
-
-    def forward(self) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], reference.Tape]:
-        state = self.arrays["h_0"], self.arrays["c_0"]
-        return reference.forward(self.params, self.arrays["x"], state, **self.options)
-
-    def gradients(self) -> dict[str, np.ndarray]:
-        dx, (dh, dc), grads = reference.backward(self.forward()[2], self.dy, self.dstate)
-        return grads | {"x": dx, "h_0": dh, "c_0": dc}
-
-    def terms(self) -> np.ndarray:
-        """The terms whose sum is the loss."""
-        y, state, _ = self.forward()
-        values = zip((y, *state), (self.dy, *self.dstate), strict=True)
-        return np.concatenate([np.ravel(value * weight) for value, weight in values])
 
 
 def difference(case: Case, name: str, direction: np.ndarray, step: float) -> float:
@@ -107,15 +29,13 @@ def difference(case: Case, name: str, direction: np.ndarray, step: float) -> flo
 def check_gradients(case: Case, entrywise: bool) -> None:
     """Compare `backward` with finite differences, for each array by entry or along one random direction.
 
-    The central difference D(s) is off by s^2 L''' / 6 from truncation, which is a third of D(2 s) - D(s), and by the rounding
-    of the terms over s. A term that comes out of n additions and products is off by about n eps times its size, n being at
-    most the steps times the layers times the number of products in one gate. The step eps^(1/3) balances the two.
+    The central difference D(s) is off by s^2 L''' / 6 from truncation, which is a third of D(2 s) - D(s), and by
+    the rounding of the terms over s. The step eps^(1/3) balances the two.
     """
     grads = case.gradients()
     assert set(grads) == set(case.arrays)
     rng = np.random.default_rng(case.seed + 1)
     terms = abs(case.terms()).sum()
-    operations = case.layers * case.sizes[0] * (sum(case.sizes[2:]) + case.sizes[3] + 10)
     for name, grad in grads.items():
         assert grad.shape == case.arrays[name].shape
         assert grad.dtype == case.dtype
@@ -126,7 +46,7 @@ def check_gradients(case: Case, entrywise: bool) -> None:
         for direction in directions:
             step = EPS ** (1 / 3) / np.linalg.norm(direction)
             found, wider = difference(case, name, direction, step), difference(case, name, direction, 2 * step)
-            tolerance = abs(wider - found) + operations * EPS * terms / step
+            tolerance = abs(wider - found) + case.rounding() * terms / step
             assert tolerance < 1e-5 * max(1, terms) * np.linalg.norm(direction), "the test would hold nothing"
             expected = (grad * direction).sum()
             assert abs(found - expected) <= tolerance, f"{name} {np.argwhere(direction)[0]}: {expected} is {found}"
@@ -136,17 +56,6 @@ def check_gradients(case: Case, entrywise: bool) -> None:
 @pytest.mark.parametrize("layers", [1, 2])
 def test_plain_gradients(layers: int, bidirectional: bool) -> None:
     check_gradients(Case(layers=layers, bidirectional=bidirectional, sizes=(3, 2, 2, 3)), entrywise=True)
-
-
-PARAMETERS = {"affine": (0.6, 0.1), "scaled_tanh": (1.3, 0.7), "leaky_relu": (0.3,), "elu": (0.7,)}
-PARAMETERS |= {"hard_sigmoid": (0.4, 0.45), "thresholded_relu": (0.1,)}
-
-
-BOUNDED = ("sigmoid", "tanh", "hard_tanh", "softsign", "hard_sigmoid")
-
-
-def kind(name: str) -> Activation:
-    return Activation(name, *PARAMETERS.get(name, ()))
 
 
 ALONE = {
@@ -195,42 +104,197 @@ def test_gradients_of_each_kind_of_call(options: dict[str, Any]) -> None:
     check_gradients(Case(bidirectional=True, seed=2, **options), entrywise="layers" not in options)
 
 
-def random_case(seed: int) -> Case:
-    rng = np.random.default_rng(seed)
-
-    def flip(chance: float = 0.5) -> bool:
-        return bool(rng.random() < chance)
-
-    hidden = int(rng.integers(2, 6))
-    peephole = str(rng.choice(["none", "diagonal", "full"]))
-    peepholes = {"peephole": peephole}
-    if peephole != "none":
-        peepholes |= {"output_peephole": str(rng.choice(["new", "previous"])), "candidate_peephole": flip()}
-    spec = CellSpec(
-        bias=flip(0.8),
-        proj_size=int(rng.integers(1, hidden)) if flip(0.3) else 0,
-        activations=[kind(str(name)) for name in rng.choice(list(ACTIVATIONS), 3)],
-        coupled=flip(0.3),
-        clip=float(rng.uniform(0.3, 2)) if flip(0.3) else None,
-        layer_norm=flip(0.3),
-        zoneout=(float(rng.random()), float(rng.random())) if flip(0.3) else 0.0,
-        recurrent_dropout_mode=str(rng.choice(["sequence", "step"])),
-        **peepholes,
-    )
-    names = ("input", "recurrent", "zoneout_c", "zoneout_h")
-    return Case(
-        spec,
-        layers=int(rng.integers(1, 4)),
-        bidirectional=flip(),
-        sizes=(int(rng.integers(1, 6)), int(rng.integers(1, 5)), int(rng.integers(1, 5)), hidden),
-        lengths=flip(),
-        reset=str(rng.choice(["", "zero", "values"])),
-        masks=tuple(name for name in names if flip(0.3)),
-        seed=seed,
-        scale=0.5 if spec.activations[0].name in BOUNDED else 0.2,  # c = f * c_ + ... with an unbounded f explodes
-    )
-
-
 @pytest.mark.parametrize("seed", range(60))
 def test_gradients_of_random_combinations(seed: int) -> None:
     check_gradients(random_case(seed), entrywise=False)
+
+
+# What calls mean.
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_padding_is_neither_read_nor_written(seed: int) -> None:
+    case = random_case(seed)
+    case.options["lengths"] = np.random.default_rng(seed).integers(0, case.sizes[0] + 1, case.sizes[1])
+    padding = np.arange(case.sizes[0])[:, None] >= case.options["lengths"]
+    y, state, _ = case.forward()
+    grads = case.gradients()
+    assert not y[padding].any()
+    assert not grads["x"][padding].any()
+
+    case.arrays["x"][padding] = np.nan
+    case.dy[padding] = np.nan
+    again, state_again, _ = case.forward()
+    np.testing.assert_array_equal(again, y)
+    np.testing.assert_array_equal(state_again[0], state[0])
+    np.testing.assert_array_equal(state_again[1], state[1])
+    grads_again = case.gradients()
+    grads_again["x"][padding] = 0  # a mask of the input times NaN
+    for name, grad in grads.items():
+        np.testing.assert_array_equal(grads_again[name], grad, err_msg=name)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("reset", ["zero", "values"])
+def test_reset_starts_a_new_sequence(reset: str, bidirectional: bool) -> None:
+    """A row with resets gives what its parts give as rows of their own, joined; so do its gradients."""
+    case = Case(layers=2, bidirectional=bidirectional, sizes=(9, 1, 2, 3), reset=reset, seed=5)
+    starts = np.zeros((9, 1), bool)
+    starts[[0, 3, 4, 7]] = True  # at 0 the initial state itself is replaced, on the way forward
+    values = case.options["reset"][1] if reset == "values" else (np.zeros((4, 1, 3)), np.zeros((4, 1, 3)))
+    runs = 2 * (1 + bidirectional)
+    values = tuple(value[:runs] for value in values)
+    case.options["reset"] = (starts, values) if reset == "values" else starts
+    case.dstate = (np.zeros((runs, 1, 3)),) * 2
+    y, state, _ = case.forward()
+    grads = case.gradients()
+
+    backwards = (np.arange(runs) % 2 == 1)[:, None, None] & bidirectional
+    joined, summed, ends = [], {name: np.zeros_like(value) for name, value in case.params.items()}, []
+    for first, last in ((0, 3), (3, 4), (4, 7), (7, 9)):
+        initial = ("h_0", "c_0")
+        begin = [
+            np.where(backwards & (last == 9), case.arrays[k], v) for k, v in zip(initial, values, strict=True)
+        ]  # the last part is the first one backwards: it starts from the initial state
+        options = case.options | {"reset": None}
+        part, end, tape = reference.forward(case.params, case.arrays["x"][first:last], begin, **options)
+        dx, _, part_grads = reference.backward(tape, case.dy[first:last])
+        np.testing.assert_allclose(grads["x"][first:last], dx, rtol=0, atol=1e-14)
+        joined.append(part)
+        ends.append(end)
+        for name, grad in part_grads.items():
+            summed[name] += grad
+    np.testing.assert_allclose(y, np.concatenate(joined), rtol=0, atol=1e-14)
+    for name, grad in summed.items():
+        np.testing.assert_allclose(grads[name], grad, rtol=0, atol=1e-13)
+    for k in range(2):
+        np.testing.assert_allclose(state[k], np.where(backwards, ends[0][k], ends[-1][k]), rtol=0, atol=1e-14)
+    assert not grads["c_0"][~backwards[:, 0, 0]].any()
+    assert grads["c_0"][backwards[:, 0, 0]].all()
+
+
+def test_rows_are_independent() -> None:
+    case = Case(layers=2, bidirectional=True, sizes=(6, 4, 2, 3), lengths=True, reset="values", seed=6)
+    y, _, _ = case.forward()
+    flags, (h_reset, c_reset) = case.options["reset"]
+    for row in range(4):
+        one = slice(row, row + 1)
+        options = case.options | {"lengths": case.options["lengths"][one]}
+        options["reset"] = flags[:, one], (h_reset[:, one], c_reset[:, one])
+        state = case.arrays["h_0"][:, one], case.arrays["c_0"][:, one]
+        alone, _, _ = reference.forward(case.params, case.arrays["x"][:, one], state, **options)
+        np.testing.assert_allclose(alone, y[:, one], rtol=0, atol=1e-14)
+
+
+def test_chunks_with_the_state_passed_on_are_one_call() -> None:
+    spec = CellSpec(peephole="diagonal", layer_norm=True, zoneout=0.2)
+    case = Case(spec, layers=2, sizes=(7, 3, 2, 4), seed=7)
+    y, end, _ = case.forward()
+    state = case.arrays["h_0"], case.arrays["c_0"]
+    chunks, tapes = [], []
+    for part in (slice(0, 1), slice(1, 5), slice(5, 7)):
+        chunk, state, tape = reference.forward(case.params, case.arrays["x"][part], state, **case.options)
+        chunks.append(chunk)
+        tapes.append((part, tape))
+    np.testing.assert_array_equal(np.concatenate(chunks), y)
+    np.testing.assert_array_equal(state, end)
+    dstate, summed = case.dstate, {name: np.zeros_like(value) for name, value in case.params.items()}
+    for part, tape in reversed(tapes):
+        _, dstate, part_grads = reference.backward(tape, case.dy[part], dstate)
+        for name, grad in part_grads.items():
+            summed[name] += grad
+    grads = case.gradients()
+    np.testing.assert_array_equal(dstate, [grads["h_0"], grads["c_0"]])
+    for name, grad in summed.items():
+        np.testing.assert_allclose(grad, grads[name], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_float32_is_float64_up_to_rounding(seed: int) -> None:
+    case = random_case(seed)
+    y, state, _ = case.forward()
+    case.dtype = np.float32
+    case.arrays = {name: value.astype(np.float32) for name, value in case.arrays.items()}
+    single, single_state, tape = case.forward()
+    for actual, expected in zip((single, *single_state), (y, *state), strict=True):
+        assert actual.dtype == np.float32
+        scale = max(1, abs(expected).max(initial=0))
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=case.rounding() * scale)
+    for values in tape.runs[0].steps.values():
+        assert {v.dtype for v in vars(values).values() if isinstance(v, np.ndarray)} == {np.dtype(np.float32)}
+    assert {grad.dtype for grad in case.gradients().values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_nan_and_infinity_come_through(name: str) -> None:
+    case = Case(CellSpec(activations=(kind(name),) * 3), sizes=(3, 4, 1, 2), seed=8)
+    case.arrays["x"][1, 0] = np.nan
+    case.arrays["x"][1, 1] = np.inf
+    case.arrays["x"][1, 2] = -np.inf
+    y, _, _ = case.forward()
+    assert np.isfinite(y[0]).all()
+    assert np.isnan(y[1:, 0]).all()
+    assert np.isfinite(y[:, 3]).all()
+    with np.errstate(over="ignore", invalid="ignore"):
+        ends = reference.activate(kind(name), np.array([-np.inf, np.inf]))
+        near = reference.activate(kind(name), np.array([-1e300, 1e300]))
+    if name != "softsign":  # inf / inf, as its formula has it
+        np.testing.assert_array_equal(np.where(abs(near) > 1e200, np.copysign(np.inf, near), near), ends)
+
+
+def test_inputs_are_left_alone_and_the_tape_serves_twice() -> None:
+    case = Case(layers=2, bidirectional=True, lengths=True, reset="values", masks=("input",), seed=9)
+    before = {name: value.copy() for name, value in case.arrays.items()}
+    for value in (*case.arrays.values(), case.dy, *case.dstate):
+        value.flags.writeable = False
+    _, _, tape = case.forward()
+    dx, _, grads = reference.backward(tape, case.dy, case.dstate)
+    dx_again, _, grads_again = reference.backward(tape, case.dy, case.dstate)
+    np.testing.assert_array_equal(dx, dx_again)
+    for name, value in grads.items():
+        np.testing.assert_array_equal(value, grads_again[name])
+    for name, value in case.arrays.items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_the_defaults_are_zeros() -> None:
+    case = Case(seed=10)
+    y, state, tape = reference.forward(case.params, case.arrays["x"])
+    case.arrays |= {"h_0": np.zeros((1, 3, 3)), "c_0": np.zeros((1, 3, 3))}
+    expected, expected_state, _ = case.forward()
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(state, expected_state)
+    case.dstate = np.zeros((1, 3, 3)), np.zeros((1, 3, 3))
+    np.testing.assert_array_equal(reference.backward(tape, case.dy)[0], case.gradients()["x"])
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_empty_batch(batch: int) -> None:
+    case = Case(CellSpec(layer_norm=True), layers=2, bidirectional=True, sizes=(3, batch, 2, 3))
+    assert case.forward()[0].shape == (3, batch, 6)
+    assert case.gradients()["x"].shape == (3, batch, 2)
+
+
+def test_merge() -> None:
+    y = np.arange(12.0).reshape(2, 1, 6)
+    forth, back = y[..., :3], y[..., 3:]
+    expected = {"concat": y, "sum": forth + back, "mul": forth * back, "ave": (forth + back) / 2, "none": (forth, back)}
+    for mode, value in expected.items():
+        np.testing.assert_array_equal(reference.merge(y, mode), value)
+
+
+def test_misshapen_and_missing_parameters() -> None:
+    case = Case()
+    wrong = case.params | {"bias_hh_l0": np.zeros(3)}
+    with pytest.raises(ValueError, match=r"bias_hh_l0 must have the shape \(12,\), but has \(3,\)"):
+        reference.forward(wrong, case.arrays["x"])
+    del wrong["bias_hh_l0"]
+    with pytest.raises(KeyError, match="bias_hh_l0"):
+        reference.forward(wrong, case.arrays["x"])
+
+
+def test_options_that_only_draw_masks_change_no_value() -> None:
+    case = Case(seed=11)
+    y, _, _ = case.forward()
+    case.options["spec"] = dataclasses.replace(PLAIN, recurrent_dropout=0.5, recurrent_dropout_mode="step")
+    np.testing.assert_array_equal(case.forward()[0], y)
