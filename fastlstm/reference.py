@@ -45,7 +45,7 @@ def sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
 
-# y(x) and dy/dx with a for alpha, b for beta. At a kink the derivative is that of PyTorch: that of the left side.
+# y(x) and dy/dx with a for alpha, b for beta. At a kink the derivative is PyTorch's.
 _FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "sigmoid": (lambda x, a, b: sigmoid(x), lambda x, a, b: sigmoid(x) * (1 - sigmoid(x))),
     "tanh": (lambda x, a, b: np.tanh(x), lambda x, a, b: 1 - np.tanh(x) ** 2),
@@ -219,7 +219,7 @@ class Tape(NamedTuple):
 
     spec: CellSpec
     sizes: tuple[tuple[int, ...], ...]  # of h_n and c_n
-    inputs: list[Pair]  # of each layer: x after its mask, and the mask
+    masks: list[Array]  # of each layer's input
     runs: list[Run]
 
 
@@ -250,7 +250,7 @@ def run_bwd(spec: CellSpec, run: Run, d: Params, dy: Array, dh: Array, dc: Array
 def forward(
     params: Params,
     x: ArrayLike,
-    state: tuple[ArrayLike, ArrayLike] | None = None,
+    state: Any = None,
     *,
     num_layers: int = 1,
     bidirectional: bool = False,
@@ -317,8 +317,7 @@ def forward(
 
     tape = Tape(spec, sizes, [], [])
     for layer in range(num_layers):
-        mask = _mask(masks, f"input_l{layer}", 1, y.shape, dtype)
-        tape.inputs.append((mask * y, mask))
+        tape.masks.append(_mask(masks, f"input_l{layer}", 1, y.shape, dtype))
         parts = []
         for direction in range(directions):
             suffix, s = f"_l{layer}" + "_reverse" * direction, len(tape.runs)
@@ -329,15 +328,13 @@ def forward(
             }
             p = _parameters(params, suffix, parameter_shapes(spec, y.shape[2], units))
             tape.runs.append(Run(suffix, p, factors, range(steps)[:: 1 - 2 * direction], live, cuts[direction], {}))
-            parts.append(run_fwd(spec, tape.runs[s], mask * y, h[s], c[s], h_reset[s], c_reset[s]))
+            parts.append(run_fwd(spec, tape.runs[s], tape.masks[layer] * y, h[s], c[s], h_reset[s], c_reset[s]))
         y = np.concatenate(parts, axis=2)
     return y, (h, c), tape
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def backward(
-    tape: Tape, dy: ArrayLike, dstate: tuple[ArrayLike, ArrayLike] | None = None
-) -> tuple[Array, Pair, Params]:
+def backward(tape: Tape, dy: ArrayLike, dstate: Any = None) -> tuple[Array, Pair, Params]:
     """Propagate gradients back through time.
 
     Parameters
@@ -358,15 +355,15 @@ def backward(
     grads
         The gradients at the parameters, with the keys and shapes of `params`.
     """
-    dx = np.asarray(dy, tape.inputs[0][0].dtype)
+    dx = np.asarray(dy, tape.masks[0].dtype)
     dh, dc = _states(dstate, tape.sizes, dx.dtype)
     d = [{name: np.zeros_like(value) for name, value in run.p.items()} for run in tape.runs]
-    directions = len(tape.runs) // len(tape.inputs)
-    for layer, (x, mask) in reversed(list(enumerate(tape.inputs))):
-        parts, dx = np.split(dx, directions, axis=2), np.zeros_like(x)
+    directions = len(tape.runs) // len(tape.masks)
+    for layer in reversed(range(len(tape.masks))):
+        parts, dx = np.split(dx, directions, axis=2), np.zeros(tape.masks[layer].shape, dx.dtype)
         for s, part in enumerate(parts, directions * layer):
             dx += run_bwd(tape.spec, tape.runs[s], d[s], part, dh[s], dc[s])
-        dx *= mask
+        dx *= tape.masks[layer]
     return dx, (dh, dc), {name + run.suffix: d[s][name] for s, run in enumerate(tape.runs) for name in run.p}
 
 
@@ -378,7 +375,8 @@ def merge(y: Array, mode: str) -> Any:
 
 
 def _states(pair: Any, sizes: tuple[tuple[int, ...], ...], dtype: np.dtype) -> Pair:
-    h, c = (np.array(np.broadcast_to(value, size), dtype) for value, size in zip(pair or (0, 0), sizes, strict=True))
+    pair = (0, 0) if pair is None else pair
+    h, c = (np.array(np.broadcast_to(value, size), dtype) for value, size in zip(pair, sizes, strict=True))
     return h, c
 
 
@@ -388,8 +386,7 @@ def _mask(masks: dict[str, Any], name: str, default: Any, shape: tuple[int, ...]
 
 
 def _parameters(params: Params, suffix: str, shapes: dict[str, tuple[int, ...]]) -> Params:
-    p = {name: np.asarray(params[name + suffix]) for name in shapes}
     for name, shape in shapes.items():
-        if p[name].shape != shape:
-            raise ValueError(f"{name + suffix} must have the shape {shape}, but has {p[name].shape}")
-    return p
+        if np.shape(params[name + suffix]) != shape:
+            raise ValueError(f"{name + suffix} must have the shape {shape}, but has {np.shape(params[name + suffix])}")
+    return {name: np.asarray(params[name + suffix]) for name in shapes}

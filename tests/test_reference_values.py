@@ -157,6 +157,17 @@ def test_activations_are_those_of_torch(dtype: type) -> None:
         np.testing.assert_allclose(derivative, x.grad.numpy(), **tolerance)
 
 
+def test_clip_is_that_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    points = np.array([-3, -2, -1.5, 0, 2, 2.5])
+    x = torch.tensor(points, requires_grad=True)
+    expected = torch.tanh(x.clamp(-2, 2))
+    expected.sum().backward()
+    value, derivative = (each(Activation("tanh"), points, 2.0) for each in (reference.activate, reference.slope))
+    np.testing.assert_allclose(value, expected.detach().numpy(), rtol=0, atol=4 * np.finfo(np.float64).eps)
+    np.testing.assert_allclose(derivative, x.grad.numpy(), rtol=0, atol=4 * np.finfo(np.float64).eps)
+
+
 # onnxruntime: the ONNX operator, float32.
 
 
