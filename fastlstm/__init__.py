@@ -1,0 +1,12 @@
+"""fastlstm: the LSTM for CPUs, forward and backward as Numba-compiled kernels.
+
+Importing compiles nothing; a kernel is compiled when it is first needed, and kept on disk.
+"""
+
+from fastlstm.layer import LSTM
+from fastlstm.runtime.threads import get_num_threads, set_num_threads
+from fastlstm.stream import Stream
+
+__version__ = "0.1.0"
+
+__all__ = ["LSTM", "Stream", "__version__", "get_num_threads", "set_num_threads"]

@@ -1,0 +1,66 @@
+"""Matrix products out of tiles: C = start + A B for one packed panel of B, or a few of them side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastlstm.runtime.jit import inline, kernel
+from fastlstm.simd.isa import target
+from fastlstm.simd.tile import PANEL, tile
+from fastlstm.simd.vector import lanes
+
+# Steps of k per block: a block of a panel (32 KiB on AVX-512) stays in L1 while all rows pass over it.
+DEPTH = 128
+TILE_ROWS = target().tile_rows
+# Strides as typed numbers: Numba would compile `gemm` anew for every literal that it is called with.
+NEXT, SAME = np.int64(1), np.int64(0)
+FULL = np.int64(PANEL)
+# Rows that pass over a block before the next: their part of C and of A stay in L1 and L2.
+BLOCK_ROWS = 16 * TILE_ROWS
+
+
+@inline
+def cut(whole, parts, part):
+    """Where part number `part` begins when `whole` is cut into `parts` as evenly as can be; the first ones are the longer ones."""
+    return part * (whole // parts) + min(part, whole % parts)
+
+
+@kernel
+def gemm(rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row):
+    """c[:rows, :vectors] = start + a b.
+
+    a has the strides `a_row` and `a_step`; b is packed as [k][vectors], or, for more than four vectors, as panels `b_panel` elements apart;
+    `start_row` may be 0 (one row for all). Blocks of k go over all rows in turn, each row in tiles cut evenly (8 rows are 4 + 4, not 6 + 2).
+    """
+    width = min(vectors, PANEL) * lanes(c)
+    blocks = (depth + DEPTH - 1) // DEPTH
+    steps, longer = depth // blocks, depth % blocks
+    tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
+    height, taller = rows // tiles, rows % tiles
+    for block in range(blocks):
+        deep = steps + 1 if block < longer else steps
+        ahead = b + deep * width
+        to, from_, a_here = c, start, a
+        for i in range(tiles):
+            high = height + 1 if i < taller else height
+            tile(high, vectors, deep, a_here, a_row, a_step, b, b_panel, from_, start_row, to, c_row, ahead)
+            ahead = ahead + deep * lanes(c)
+            a_here = a_here + high * a_row
+            from_ = from_ + high * start_row
+            to = to + high * c_row
+        start, start_row = c, c_row
+        a = a + deep * a_step
+        b = b + deep * width
+
+
+@kernel
+def panels_at_once(rows, panels):
+    """How many panels of four vectors one tile of so many rows takes together; the tiles that exist are in `simd.tile.shapes`."""
+    if TILE_ROWS == 6:
+        if rows == 1 and panels >= 4:
+            return 4
+        if rows <= 3 and panels >= 2:
+            return 2
+    elif rows == 1 and panels >= 2:
+        return 2
+    return 1

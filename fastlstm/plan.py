@@ -1,0 +1,71 @@
+"""How one call of one layer is cut: threads, rows or units, steps of a chunk, and the workspace that follows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastlstm.simd.isa import target
+
+PANEL = 4  # vectors of a packed panel
+L2 = 1 << 20  # bytes of the second cache that a plan counts on: what the smallest of today's server cores has
+REGION_US = 6.0  # microseconds of entering a parallel region
+BARRIER_US = 0.3
+GFLOPS = 100.0  # what one core is taken to do, to weigh work against a region or a barrier
+PRODUCT_ROWS = 512  # rows of x and h to a product for dW: enough that loading and storing dW costs little
+FEW_ROWS = 12  # up to so many rows W x is computed for a chunk of steps beforehand
+
+
+class Plan(NamedTuple):
+    """The cut of one layer's pass."""
+
+    parts: int  # threads to each direction
+    by_units: bool  # threads split hidden units, and meet once a step, rather than rows
+    chunk: int  # steps whose W x (forward) or dW, dx (backward) are computed at once; 0: with each step
+    reason: str
+
+    def explain(self) -> str:
+        """The plan in words."""
+        cut = "one thread to a direction" if self.parts == 1 else f"{self.parts} threads split {'units' if self.by_units else 'rows'}"
+        return f"{cut}; chunk of {self.chunk} steps; {self.reason}"
+
+
+def _share(B: int, H: int, flops: float, threads: int, D: int, vectors: int, weights: int, T: int) -> tuple[int, bool, str]:
+    """Parts, whether they split units, and why; `vectors` are the units that can be split, in vectors."""
+    per_direction = max(1, threads // D)
+    serial_us = flops / GFLOPS / 1e3
+    if per_direction == 1 or serial_us < 3 * REGION_US:
+        return 1, False, "one thread is enough" if per_direction > 1 else "one thread"
+    by_rows, by_units = min(per_direction, B), min(per_direction, vectors)
+    # Splitting rows, every thread reads all weights at each step; splitting units, its share, which may fit its own L2, but they meet at each step.
+    rows = -(-B // by_rows)
+    efficient = min(1.0, rows / 4)  # fewer rows than four leave the tile waiting for weights
+    rows_us = serial_us / by_rows / efficient * (1.15 if weights > L2 and rows < 64 else 1.0)
+    units_us = serial_us / by_units / min(1.0, B / 4) + T * BARRIER_US * by_units
+    if by_units > 1 and units_us < rows_us:
+        return by_units, True, "few rows: each thread keeps its share of the weights"
+    return by_rows, False, "rows are independent"
+
+
+def plan_forward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, uniform: bool) -> Plan:  # noqa: E741
+    """The plan of a forward pass; `uniform`: the rows of x are equally far apart over steps and batch."""
+    item, lanes = np.dtype(dtype).itemsize, target().lanes(dtype)
+    flops = 8.0 * H * (I + H) * T * B
+    vectors = -(-H // lanes)
+    parts, by_units, reason = _share(B, H, flops * D, threads, D, vectors, 4 * H * (I + H) * item, T)
+    whole = by_units or parts == 1
+    chunk = 0
+    if uniform and whole and B <= FEW_ROWS and T > 1:
+        room = L2 // 4 // (16 * vectors * lanes // 4 * item * B)
+        chunk = max(1, min(T, room, -(-96 // B)))
+    return Plan(parts, by_units, chunk, reason)
+
+
+def plan_backward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int) -> Plan:  # noqa: E741
+    """The plan of a backward pass."""
+    item, lanes = np.dtype(dtype).itemsize, target().lanes(dtype)
+    flops = 16.0 * H * (I + H) * T * B
+    vectors = -(-H // (PANEL * lanes))
+    parts, by_units, reason = _share(B, H, flops * D, threads, D, vectors, 4 * H * H * item, T)
+    return Plan(parts, by_units, max(1, min(T, PRODUCT_ROWS // max(B, 1))), reason)

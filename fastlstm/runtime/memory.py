@@ -1,0 +1,41 @@
+"""Aligned arrays, and their reuse: a large array that is freed goes back to the system, and its pages are faulted in anew at the next call."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+ALIGNMENT = 64  # bytes: a cache line, and the widest register
+KEPT = 8  # arrays kept per thread
+
+
+def aligned(count: int, dtype) -> np.ndarray:
+    """An uninitialised 1-D array whose first element begins a cache line."""
+    item = np.dtype(dtype).itemsize
+    raw = np.empty(count + ALIGNMENT // item, dtype)
+    skip = -raw.ctypes.data % ALIGNMENT // item
+    return raw[skip : skip + count]
+
+
+class Pool(threading.local):
+    """Arrays that a thread has finished with, for its next calls."""
+
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+
+    def take(self, count: int, dtype) -> np.ndarray:
+        """An uninitialised array of at least `count` elements, aligned; its view on the first `count`."""
+        fitting = [a for a in self._free if a.dtype == dtype and count <= a.size <= 2 * count + 4096]
+        if fitting:
+            best = min(fitting, key=lambda a: a.size)
+            self._free = [a for a in self._free if a is not best]
+            return best
+        return aligned(count, dtype)
+
+    def give(self, array: np.ndarray) -> None:
+        """Hand back what `take` gave, once nothing refers to it."""
+        self._free = [*self._free[-KEPT + 1 :], array]
+
+
+pool = Pool()

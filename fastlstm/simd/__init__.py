@@ -1,0 +1,1 @@
+"""The only rooms that speak LLVM: vectors, the register tile, elementary functions, atomics."""

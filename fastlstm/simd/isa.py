@@ -1,0 +1,53 @@
+"""What the compiler targets: vector width, registers, and the tile that they carry.
+
+The facts come from Numba's *target*, not from the processor, so that `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` narrow them: a wide machine
+tests the kernels of a narrow one.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Target(NamedTuple):
+    """The instruction set that kernels are compiled for."""
+
+    name: str  # "avx512", "avx2", "sse" or "neon"; "generic" where none is known
+    bits: int  # width of a vector register
+    registers: int  # number of vector registers
+    cpu: str  # LLVM's name of the processor
+
+    def lanes(self, dtype) -> int:
+        """Elements of `dtype` in one vector register."""
+        return self.bits // (8 * np.dtype(dtype).itemsize)
+
+    @property
+    def tile_rows(self) -> int:
+        """Rows of the widest tile: accumulators for rows x 4 vectors, the 4 vectors of B and a broadcast fit in the registers."""
+        return 6 if self.registers >= 32 else 3
+
+
+def classify(triple: str, cpu: str, features: str) -> Target:
+    """The target that an LLVM triple, processor name and feature string describe."""
+    has = set(features.split(","))
+    if triple.startswith(("aarch64", "arm64")):
+        return Target("neon", 128, 32, cpu)
+    if not triple.startswith(("x86_64", "amd64", "i686")):
+        return Target("generic", 128, 16, cpu)
+    if {"+avx512f", "+avx512dq", "+avx512vl", "+avx512bw"} <= has:
+        return Target("avx512", 512, 32, cpu)
+    if {"+avx2", "+fma"} <= has:
+        return Target("avx2", 256, 16, cpu)
+    return Target("sse", 128, 16, cpu)
+
+
+@cache
+def target() -> Target:
+    """The target of this process."""
+    from numba.core.registry import cpu_target
+
+    triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    return classify(triple, cpu, features)

@@ -1,0 +1,324 @@
+"""Two Numba types, `Pointer` and `Vector`, so that kernels read as arithmetic on whole registers.
+
+In a kernel, `p` is a pointer to elements, `p + n` is n elements on, `load(p)` a vector, `a * b + c` works on all lanes, `store(p, v)` writes;
+`load(p, n)` and `store(p, v, n)` touch the first n lanes alone. A vector has as many lanes as the target's register holds.
+No operation contracts, reorders or assumes away a NaN: what is written is what is computed.
+"""
+
+from __future__ import annotations
+
+import operator
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.imputils import lower_builtin, lower_cast
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, models, register_model
+
+from fastlstm.simd.isa import target
+
+BYTE = ir.IntType(8)
+I32 = ir.IntType(32)
+
+
+class Pointer(types.Type):
+    """Address of elements of one dtype."""
+
+    def __init__(self, dtype: types.Type) -> None:
+        self.dtype = dtype
+        super().__init__(name=f"Pointer({dtype})")
+
+
+class Vector(types.Type):
+    """One register of elements of one dtype."""
+
+    def __init__(self, dtype: types.Type) -> None:
+        self.dtype = dtype
+        super().__init__(name=f"Vector({dtype})")
+
+
+def width(dtype: types.Type) -> int:
+    """Lanes of a vector of a Numba dtype."""
+    return target().bits // dtype.bitwidth
+
+
+def element(dtype: types.Type) -> ir.Type:
+    return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+
+
+def vector(dtype: types.Type) -> ir.VectorType:
+    return ir.VectorType(element(dtype), width(dtype))
+
+
+def overloaded(name: str, dtype: types.Type) -> str:
+    """The name of an LLVM intrinsic for our vectors; llvmlite's own `declare_intrinsic` refuses vector types."""
+    return f"{name}.v{width(dtype)}f{dtype.bitwidth}"
+
+
+def call(builder, name: str, result: ir.Type, args):
+    """Call an LLVM intrinsic, or a C function, by name."""
+    fnty = ir.FunctionType(result, [a.type for a in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, fnty, name), args)
+
+
+def splat_value(builder, scalar, lanes: int):
+    vec = ir.VectorType(scalar.type, lanes)
+    undefined = ir.Constant(vec, ir.Undefined)
+    one = builder.insert_element(undefined, scalar, I32(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+
+
+def typed(builder, address, ty: ir.Type):
+    return builder.bitcast(address, ty.as_pointer())
+
+
+def advance(builder, address, nbytes):
+    return builder.gep(address, [nbytes], source_etype=BYTE)
+
+
+@register_model(Pointer)
+class PointerModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type) -> None:
+        super().__init__(dmm, fe_type, BYTE.as_pointer())
+
+
+@register_model(Vector)
+class VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type) -> None:
+        super().__init__(dmm, fe_type, vector(fe_type.dtype))
+
+
+# --- pointers -------------------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def pointer(typingctx, address, like):
+    """The pointer to elements of the dtype of `like` (a dtype, a pointer or a vector) at an integer address."""
+    result = Pointer(getattr(like, "dtype", like))
+
+    def codegen(context, builder, sig, args):
+        return builder.inttoptr(args[0], BYTE.as_pointer())
+
+    return result(types.intp, like), codegen
+
+
+@infer_global(operator.add)
+class PointerAdd(AbstractTemplate):
+    def generic(self, args, kws):
+        if len(args) == 2 and isinstance(args[0], Pointer) and isinstance(args[1], types.Integer):
+            return signature(args[0], args[0], types.intp)
+        return None
+
+
+@lower_builtin(operator.add, Pointer, types.intp)
+def pointer_add(context, builder, sig, args):
+    size = sig.return_type.dtype.bitwidth // 8
+    return advance(builder, args[0], builder.mul(args[1], args[1].type(size)))
+
+
+@infer_global(operator.getitem)
+class PointerGet(AbstractTemplate):
+    def generic(self, args, kws):
+        if isinstance(args[0], Pointer) and isinstance(args[1], types.Integer):
+            return signature(args[0].dtype, args[0], types.intp)
+        return None
+
+
+@lower_builtin(operator.getitem, Pointer, types.intp)
+def pointer_get(context, builder, sig, args):
+    return builder.load(typed(builder, pointer_add(context, builder, sig.args[0](sig.args[0], types.intp), args), element(sig.return_type)))
+
+
+@infer_global(operator.setitem)
+class PointerSet(AbstractTemplate):
+    def generic(self, args, kws):
+        if isinstance(args[0], Pointer) and isinstance(args[1], types.Integer):
+            return signature(types.none, args[0], types.intp, args[0].dtype)
+        return None
+
+
+@lower_builtin(operator.setitem, Pointer, types.intp, types.Float)
+def pointer_set(context, builder, sig, args):
+    where = pointer_add(context, builder, sig.args[0](sig.args[0], types.intp), args[:2])
+    builder.store(args[2], typed(builder, where, element(sig.args[2])))
+    return context.get_dummy_value()
+
+
+# --- memory <-> registers ---------------------------------------------------------------------------------------------------------
+
+
+def first_lanes(builder, n, lanes: int):
+    """The mask of the first n lanes."""
+    i64 = n.type
+    iota = ir.Constant(ir.VectorType(i64, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", iota, splat_value(builder, n, lanes))
+
+
+@intrinsic
+def load(typingctx, p, n=None):
+    """The vector at p; with n, its first n lanes, the others zero."""
+    vec = Vector(p.dtype)
+    if not isinstance(n, types.Integer):
+
+        def codegen(context, builder, sig, args):
+            value = builder.load(typed(builder, args[0], vector(p.dtype)))
+            value.align = p.dtype.bitwidth // 8
+            return value
+
+        return vec(p, types.none), codegen
+
+    def codegen_n(context, builder, sig, args):
+        ty = vector(p.dtype)
+        mask = first_lanes(builder, args[1], ty.count)
+        address = typed(builder, args[0], ty)
+        return call(
+            builder, overloaded("llvm.masked.load", p.dtype) + ".p0", ty, [address, I32(p.dtype.bitwidth // 8), mask, ir.Constant(ty, None)]
+        )
+
+    return vec(p, types.intp), codegen_n
+
+
+@intrinsic
+def store(typingctx, p, v, n=None):
+    """Write v at p; with n, its first n lanes."""
+    if not isinstance(n, types.Integer):
+
+        def codegen(context, builder, sig, args):
+            builder.store(args[1], typed(builder, args[0], vector(p.dtype))).align = p.dtype.bitwidth // 8
+            return context.get_dummy_value()
+
+        return types.none(p, v, types.none), codegen
+
+    def codegen_n(context, builder, sig, args):
+        ty = vector(p.dtype)
+        mask = first_lanes(builder, args[2], ty.count)
+        address = typed(builder, args[0], ty)
+        call(
+            builder, overloaded("llvm.masked.store", p.dtype) + ".p0", ir.VoidType(), [args[1], address, I32(p.dtype.bitwidth // 8), mask]
+        )
+        return context.get_dummy_value()
+
+    return types.none(p, v, types.intp), codegen_n
+
+
+@intrinsic
+def splat(typingctx, scalar, like):
+    """The vector whose lanes all hold a scalar, cast to the dtype of `like` (a pointer or a vector)."""
+    vec = Vector(like.dtype)
+
+    def codegen(context, builder, sig, args):
+        value = context.cast(builder, args[0], sig.args[0], like.dtype)
+        return splat_value(builder, value, width(like.dtype))
+
+    return vec(scalar, like), codegen
+
+
+@intrinsic
+def lanes(typingctx, like):
+    """Elements in one vector of the dtype of `like`; a constant of the compiled code."""
+    count = width(like.dtype)
+    return types.intp(like), lambda context, builder, sig, args: ir.Constant(ir.IntType(64), count)
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------------------
+
+
+def _binary(op, emit) -> None:
+    """Give `op` to (vector, vector), (vector, number) and (number, vector)."""
+
+    class Template(AbstractTemplate):
+        def generic(self, args, kws):
+            vectors = [a for a in args if isinstance(a, Vector)]
+            if len(args) == 2 and vectors and all(isinstance(a, Vector | types.Number) for a in args):
+                return signature(vectors[0], *[a if isinstance(a, Vector) else vectors[0].dtype for a in args])
+            return None
+
+    Template.__name__ = f"Vector_{op.__name__}"
+    infer_global(op)(Template)
+
+    def lower(context, builder, sig, args):
+        count = width(sig.return_type.dtype)
+        a, b = (v if isinstance(t, Vector) else splat_value(builder, v, count) for v, t in zip(args, sig.args, strict=True))
+        return getattr(builder, emit)(a, b)
+
+    for types_ in ((Vector, Vector), (Vector, types.Float), (types.Float, Vector)):
+        lower_builtin(op, *types_)(lower)
+
+
+_binary(operator.add, "fadd")
+_binary(operator.sub, "fsub")
+_binary(operator.mul, "fmul")
+_binary(operator.truediv, "fdiv")
+
+
+@infer_global(operator.neg)
+class VectorNeg(AbstractTemplate):
+    def generic(self, args, kws):
+        return signature(args[0], args[0]) if isinstance(args[0], Vector) else None
+
+
+@lower_builtin(operator.neg, Vector)
+def vector_neg(context, builder, sig, args):
+    return builder.fneg(args[0])
+
+
+def has_fma() -> bool:
+    """Whether the target multiplies and adds in one instruction; without one, LLVM would call a library function for each lane."""
+    return target().name in ("avx512", "avx2", "neon")
+
+
+def fma_value(builder, dtype, a, b, c):
+    """a * b + c, fused where the target can."""
+    if has_fma():
+        return call(builder, overloaded("llvm.fma", dtype), a.type, [a, b, c])
+    return builder.fadd(builder.fmul(a, b), c)
+
+
+@intrinsic
+def fma(typingctx, a, b, c):
+    """a * b + c, fused where the target can; a number in place of a vector counts for all lanes."""
+    vec = next(t for t in (a, b, c) if isinstance(t, Vector))
+
+    def codegen(context, builder, sig, args):
+        values = [
+            v if isinstance(t, Vector) else splat_value(builder, context.cast(builder, v, t, vec.dtype), width(vec.dtype))
+            for v, t in zip(args, sig.args, strict=True)
+        ]
+        return fma_value(builder, vec.dtype, *values)
+
+    return vec(a, b, c), codegen
+
+
+@intrinsic
+def where_less(typingctx, a, b, x, y):
+    """x in the lanes where a < b, y elsewhere; a NaN in a or b gives y."""
+
+    def codegen(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
+
+    return x(a, b, x, y), codegen
+
+
+@intrinsic
+def magnitude(typingctx, a):
+    """|a|."""
+
+    def codegen(context, builder, sig, args):
+        return call(builder, overloaded("llvm.fabs", a.dtype), args[0].type, [args[0]])
+
+    return a(a), codegen
+
+
+@intrinsic
+def copysign(typingctx, a, b):
+    """|a| with the sign of b."""
+
+    def codegen(context, builder, sig, args):
+        return call(builder, overloaded("llvm.copysign", a.dtype), args[0].type, list(args))
+
+    return a(a, b), codegen
+
+
+@lower_cast(types.Float, Vector)
+def float_to_vector(context, builder, fromty, toty, value):
+    return splat_value(builder, context.cast(builder, value, fromty, toty.dtype), width(toty.dtype))
