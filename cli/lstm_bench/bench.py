@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import machine, measure, verify
+from . import machine, measure, roofline, verify
 from .cases import Case
 from .engines import SUBJECT
 from .remote import EngineFailed, Remote
@@ -41,7 +41,7 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run measures and how long it may take over it; the subject comes first among the entrants."""
+    """What a run measures and how long it may take; the first entrant is the subject, unless another is named."""
 
     cases: Sequence[Case]
     modes: Sequence[str]
@@ -53,9 +53,13 @@ class Settings:
     limit_s: float = 120.0  # after which an engine is called hung
     seed: int = 0
     implied_stream: bool = False  # whether cases tagged "stream" are streamed without being asked
+    subject: str = ""
+    only: tuple[Group, ...] | None = None  # instead of every case in every mode
 
     def groups(self) -> list[Group]:
         """All groups, thread count by thread count."""
+        if self.only is not None:
+            return list(self.only)
         return [
             Group(case, mode, threads) for threads in self.threads for case in self.cases for mode in self._modes(case)
         ]
@@ -100,7 +104,7 @@ class Team:
 
     def _launch(self, label: str) -> Remote:
         entrant = self.entrants[label]
-        remote = Remote(entrant.engine, self.threads, None if entrant.path is None else list(entrant.path))
+        remote = Remote(entrant.engine, self.threads, entrant.path)
         remote.tell("hello")
         return remote
 
@@ -176,6 +180,14 @@ class _Field:
         self.racing.pop(label, None)
 
 
+class Explanation(NamedTuple):
+    """What fastlstm says of a case, and what was measured of it and of the machine."""
+
+    plan: str
+    limits: Limits
+    measurement: Measurement
+
+
 class Run:
     """One run over all groups. `document` holds what is finished, at any time."""
 
@@ -187,7 +199,7 @@ class Run:
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             machine=machine.describe(),
             settings={**settings.to_json(), "reference": self.reference.name},
-            subject=settings.entrants[0].label,
+            subject=settings.subject or settings.entrants[0].label,
         )
 
     def all(self) -> Document:
@@ -196,11 +208,15 @@ class Run:
         for threads in self.settings.threads:
             self.hooks.doing("starting engines")
             with team(self.settings.entrants, threads, self.settings.limit_s) as members:
+                self.document.cores[threads] = machine.choose_cores(threads)
                 self.document.engines = {
                     **members.infos,
                     **{k: v for k, v in self.document.engines.items() if v.status == "ok"},
                 }
-                self._limits(members)
+                try:
+                    self.document.limits.append(self.limits(members))
+                except EngineFailed as failure:
+                    self.document.settings["limits_missing"] = failure.detail
                 for group in (g for g in groups if g.threads == threads):
                     self.document.measurements += self.group(members, group)
                     self.hooks.finished(group, self.document)
@@ -212,21 +228,15 @@ class Run:
         return next((e.label for e in self.settings.entrants
                      if e.engine == SUBJECT and members.infos[e.label].status == "ok"), None)  # fmt: skip
 
-    def _limits(self, members: Team) -> None:
-        """Measure peak and bandwidths once a thread count; without fastlstm they stay unknown."""
-        prober, dtype = self._prober(members), self.settings.dtype
+    def limits(self, members: Team, sizes: Sequence[int] = BANDWIDTH_SIZES) -> Limits:
+        """Measure the peak, and the bandwidth over buffers of these sizes; EngineFailed where fastlstm cannot tell."""
+        prober, dtype, threads = self._prober(members), self.settings.dtype, members.threads
         if prober is None:
-            return
+            raise EngineFailed("missing", f"{SUBJECT} does not run")
         self.hooks.doing("measuring the machine's limits")
-        try:
-            peak = members.ask(prober, "peak", dtype=dtype, threads=members.threads)["gflops"]
-            bandwidth = {
-                n: members.ask(prober, "bandwidth", nbytes=n, threads=members.threads)["gbs"] for n in BANDWIDTH_SIZES
-            }
-        except EngineFailed as failure:
-            self.document.settings["limits_missing"] = failure.detail
-            return
-        self.document.limits.append(Limits(members.threads, dtype, peak, bandwidth))
+        peak = members.ask(prober, "peak", dtype=dtype, threads=threads)["gflops"]
+        reads = (members.ask(prober, "bandwidth", nbytes=size, threads=threads)["gbs"] for size in sizes)
+        return Limits(threads, dtype, peak, dict(zip(sizes, reads, strict=True)))
 
     def group(self, members: Team, group: Group) -> list[Measurement]:
         """Every entrant on one case."""
@@ -264,7 +274,8 @@ class Run:
             else:
                 under_way.racing[label] = None
 
-    def _task(self, group: Group) -> dict[str, Any]:
+    def task(self, group: Group) -> dict[str, Any]:
+        """The group as a worker takes it."""
         return {
             "case": group.case.to_json(),
             "mode": group.mode,
@@ -274,7 +285,7 @@ class Run:
 
     def _load(self, members: Team, under_way: _Field) -> None:
         def load(label: str) -> None:
-            answer = members.ask(label, "load", **self._task(under_way.group))
+            answer = members.ask(label, "load", **self.task(under_way.group))
             measurement = under_way.measurements[label]
             measurement.prepare_s, measurement.first_call_s = answer["prepare_s"], answer["first_call_s"]
 
@@ -352,3 +363,14 @@ class Run:
                 measure_rest(label)
             except EngineFailed as failure:
                 under_way.measurements[label].detail = f"timed, then {failure}"
+
+
+def explain(settings: Settings) -> Explanation:
+    """Ask fastlstm for its plan of the one group in the settings, then time it; EngineFailed if it gives none."""
+    (group,), under_way = settings.groups(), Run(settings)
+    with team(settings.entrants, group.threads, settings.limit_s) as members:
+        (label,) = members.entrants
+        plan = members.ask(label, "explain", **under_way.task(group))["text"]
+        limits = under_way.limits(members, (roofline.recurrent_bytes(group.case, settings.dtype) // group.threads,))
+        under_way.document.limits.append(limits)
+        return Explanation(plan, limits, under_way.group(members, group)[0])

@@ -1,169 +1,163 @@
-"""What the commands do, once their options are understood."""
+"""What the commands do, once their options are understood. Each returns the exit code."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from . import bench, caveats, engines, estimate, machine, results, summary, table
-from .cases import Case
-from .progress import Progress
-from .remote import EngineFailed, Remote
+from . import bench, check, compare, engines, inform, machine, results, roofline, startup, summary, terminal
+from .cases import Case, tagged
 from .results import Document
 
 INTERRUPTED = 130
-_BUDGET_S = {True: 0.4, False: 0.8}  # by whether only the quick set runs
+_QUICK_BUDGET_S, _BUDGET_S = 0.4, 0.6
+_CHECK_BUDGET_S, _CHECK_ROUNDS = 0.8, 10
 
 
-def _entrants(subject: str, rivals: Sequence[str]) -> list[bench.Entrant]:
+def _entrants(subject: str, rivals: Sequence[str] = ()) -> list[bench.Entrant]:
     """The subject, NumPy, and the rivals asked for, each once."""
     return [bench.Entrant(name, name) for name in dict.fromkeys((subject, engines.ALWAYS, *rivals))]
 
 
-def run(cases: Sequence[Case], modes: Sequence[str], dtype: str, rivals: Sequence[str], subject: Sequence[str],
-        threads: tuple[int, ...] | None, budget: float | None, time_limit: float, json_file: str | None,
-        markdown: bool) -> int:  # fmt: skip
-    """Time the cases, print the table; the exit code."""
-    quick = all("quick" in case.tags for case in cases)
+def _settings(picked: list[Case] | None, modes: Sequence[str], dtype: str, threads: tuple[int, ...] | None,
+              time_limit: float, **more: Any) -> bench.Settings:  # fmt: skip
+    """The settings that the shared options make; the quick set where no case was picked."""
     settings = bench.Settings(
-        cases=cases, modes=modes or ("inference", "training"), implied_stream=not modes, dtype=dtype,
-        entrants=_entrants(subject[0], rivals), threads=threads or (machine.cores(),), limit_s=time_limit,
-        budget_s=budget or _BUDGET_S[quick])  # fmt: skip
+        cases=picked or tagged("quick"), modes=modes or ("inference", "training"), implied_stream=not modes,
+        dtype=dtype, threads=threads or (machine.cores(),), limit_s=time_limit, **more)  # fmt: skip
     if not settings.groups():
         raise click.UsageError("nothing to measure: a bidirectional case cannot be streamed")
-    document, complete = execute(settings, json_file)
-    show(document, markdown)
+    return settings
+
+
+def run(picked: list[Case] | None, rivals: Sequence[str], subject: Sequence[str], budget: float | None,
+        json_file: str | None, markdown: bool, start: bool, **shared: Any) -> int:  # fmt: skip
+    """Time the cases and print the table."""
+    settings = _settings(picked, entrants=_entrants(subject[0], rivals),
+                         budget_s=budget or (_BUDGET_S if picked else _QUICK_BUDGET_S), **shared)  # fmt: skip
+    document, complete = terminal.execute(settings, json_file)
+    if start and complete:
+        click.echo("Timing first results of new processes.", err=True)
+        document.starts = startup.measure(settings.entrants, settings.threads[0], settings.limit_s)
+        if json_file:
+            results.save(document, json_file)
+    terminal.show(document, markdown)
     if json_file and document.measurements:
         click.echo(f"\nAll samples are in {json_file}.")
-    return 0 if complete else INTERRUPTED
+    if not complete:
+        return INTERRUPTED
+    ours = (m.status for m in document.measurements if m.engine == document.subject)
+    return int(any(status not in ("ok", "unsupported") for status in ours))
 
 
-def execute(settings: bench.Settings, json_file: str | None) -> tuple[Document, bool]:
-    """Run with a progress bar, keeping the JSON up to date; whether it ran to its end."""
-    groups = settings.groups()
-    labels = ", ".join(entrant.label for entrant in settings.entrants)
-    click.echo(f"{len(groups)} rows with {labels}: {estimate.spoken(estimate.seconds(settings))}.", err=True)
-    with Progress(estimate.seconds(settings), len(groups)) as progress:
+def compare_files(before: str, after: str, effect: float, markdown: bool) -> int:
+    """Judge one saved result against another."""
+    old, new = _read(before), _read(after)
+    changes = compare.documents(old, new, effect / 100)
+    if not changes:
+        raise click.UsageError(f"{before} and {after} have no case in common for which both have a time")
+    click.echo(terminal.machine_free_note(old, new))
+    terminal.show_changes(changes, markdown)
+    return compare.exit_code(changes)
 
-        def finished(group: bench.Group, document: Document) -> None:
-            progress.finished(f"{group.case.name} {group.mode}", estimate.group_seconds(settings, group))
+
+def check_against(picked: list[Case] | None, against: str, effect: float, budget: float | None, dependencies: bool,
+                  json_file: str | None, markdown: bool, **shared: Any) -> int:  # fmt: skip
+    """Judge this code against a reference."""
+    settings = _settings(picked, entrants=_entrants(engines.SUBJECT), budget_s=budget or _CHECK_BUDGET_S,
+                         min_rounds=_CHECK_ROUNDS, **shared)  # fmt: skip
+    try:
+        if against.endswith(".json"):
+            saved = check.load(against)
+            document, _ = terminal.execute(settings if picked else check.settings_of(saved, settings), json_file)
+            click.echo(terminal.machine_free_note(saved, document))
+            changes = compare.documents(saved, document, effect / 100)
+        else:
+            with check.built(against, dependencies) as path:
+                changes, documents = check.side_by_side(
+                    settings, path, effect / 100, lambda s: terminal.execute(s, None)[0]
+                )
             if json_file:
-                results.save(document, json_file)
-
-        under_way = bench.Run(settings, bench.Hooks(progress.doing, finished))
-        try:
-            under_way.all()
-        except KeyboardInterrupt:
-            progress.doing("interrupted")
-    document = under_way.document
-    if json_file:
-        results.save(document, json_file)
-    if not document.complete:
-        click.echo(f"\nInterrupted: {len(document.groups())} of {len(groups)} rows are done.", err=True)
-    return document, document.complete
+                results.save(documents[0], json_file)
+    except check.CheckError as error:
+        raise click.UsageError(str(error)) from None
+    if not changes:
+        raise click.UsageError("no case has a time on both sides; `lstm-bench run` shows what fails")
+    terminal.show_changes(changes, markdown)
+    return compare.exit_code(changes)
 
 
-def _about(document: Document) -> str:
-    """The machine and the engines, in two lines."""
-    told = document.machine
-    versions = [f"{label} {info.version}" for label, info in document.engines.items() if info.status == "ok"]
-    return f"{told['cpu']}, {told['cores']} cores, {told['system']}\n{'; '.join(versions)}"
-
-
-def show(document: Document, as_markdown: bool = False) -> None:
-    """Print a result: where it was taken, the table, what it comes to, and what to be careful with."""
-    if not document.measurements:
-        return
-    click.echo(_about(document))
-    columns, rows = summary.table(document)
-    click.echo("\n" + (table.markdown(columns, rows) if as_markdown else table.plain(columns, rows)) + "\n")
-    for limits in document.limits:
-        click.echo(f"100 % of peak: {limits.peak_gflops:.0f} GFLOP/s, multiply-adds in registers, {limits.dtype}, "
-                   f"{limits.threads} thread{'s' * (limits.threads > 1)}, measured in this run.")  # fmt: skip
-    if missing := document.settings.get("limits_missing"):
-        click.echo(f"The machine's peak is unknown: {missing}")
-    for line in summary.means(document):
-        click.echo(line[0].upper() + line[1:] + ".")
-    for line in caveats.gaps(document):
-        click.echo(click.style("gap      ", fg="yellow") + line)
-    for line in caveats.warnings(document):
-        click.echo(click.style("warning  ", fg="yellow") + line)
-
-
-def _ask_once(engine: str, *questions: tuple[str, dict[str, Any]], threads: int = 1) -> list[dict[str, Any]]:
-    """Start an engine, ask it some questions, end it."""
-    remote = Remote(engine, threads)
-    try:
-        return [remote.ask(operation, 120.0, **fields) for operation, fields in questions]
-    finally:
-        remote.stop()
-
-
-def info(as_json: bool) -> int:
-    """Print the machine, the engines and the measured limits."""
-    facts: dict[str, Any] = {"machine": machine.describe(), "engines": {}, "limits": {}}
-    for name in engines.names():
-        try:
-            facts["engines"][name] = _ask_once(name, ("hello", {}))[0]["version"]
-        except EngineFailed as failure:
-            facts["engines"][name] = failure.detail
-    try:
-        facts["target"] = _ask_once(engines.SUBJECT, ("target", {}))[0]
-        for threads in dict.fromkeys((1, machine.cores())):
-            facts["limits"][threads] = _limits(threads)
-    except EngineFailed as failure:
-        facts["limits_missing"] = failure.detail
-    click.echo(json.dumps(facts, indent=1) if as_json else _info_text(facts))
+def explain(case: Case, mode: str, dtype: str, threads: tuple[int, ...] | None) -> int:
+    """Print the plan of a case, its limit, and how close a run comes."""
+    if not case.supports(mode):
+        raise click.UsageError(f"{case.name} is bidirectional and cannot be streamed")
+    counts = threads or (machine.cores(),)
+    for count in counts:
+        settings = bench.Settings([case], [mode], _entrants(engines.SUBJECT)[:1], (count,), dtype, _BUDGET_S)
+        explanation = bench.explain(settings)
+        m, limits = explanation.measurement, explanation.limits
+        if m.status != "ok" or m.median_s is None:
+            click.echo(f"{case.name} {mode}: {m.status}, {m.detail}", err=True)
+            return 1
+        bound = roofline.bound(case, mode, dtype, count, limits.peak_gflops, limits.bandwidth_gbs)
+        click.echo(_explained(explanation.plan, m, limits, bound))
     return 0
 
 
-def _limits(threads: int) -> dict[str, Any]:
-    questions = [("peak", {"dtype": dtype, "threads": threads}) for dtype in ("float32", "float64")]
-    questions += [("bandwidth", {"nbytes": size, "threads": threads}) for size in bench.BANDWIDTH_SIZES]
-    answers = _ask_once(engines.SUBJECT, *questions, threads=threads)
-    reads = (answer["gbs"] for answer in answers[2:])
-    return {
-        "peak_gflops": {"float32": answers[0]["gflops"], "float64": answers[1]["gflops"]},
-        "bandwidth_gbs": dict(zip(bench.BANDWIDTH_SIZES, reads, strict=True)),
-    }
+def _explained(plan: str, m: results.Measurement, limits: results.Limits, bound: roofline.Bound) -> str:
+    """The plan and the arithmetic of the limit, in lines."""
+    assert m.median_s is not None
+    case, mode, dtype = m.case, m.mode, m.dtype
+    flops, read = case.flops(mode), roofline.bytes_read(case, mode, dtype)
+    share = roofline.recurrent_bytes(case, dtype) / m.threads
+    return "\n".join((
+        f"{case.name}: B {case.B}, T {case.T}, I {case.I}, H {case.H}, layers {case.layers}, "
+        f"directions {case.directions}; {mode}, {dtype}, {m.threads} thread{'s' * (m.threads > 1)}",
+        "", plan.rstrip(), "",
+        f"multiply-adds  {flops / 1e9:.4g} GFLOP at the measured peak of {limits.peak_gflops:.0f} GFLOP/s: "
+        f"{summary.milliseconds(bound.compute_s)} ms",
+        f"weights        {read / 1e6:.4g} MB of recurrent weights, {share / 1024:.0f} KiB a thread, "
+        f"at {bound.bandwidth_gbs:.0f} GB/s: {summary.milliseconds(bound.memory_s)} ms",
+        f"limit          {summary.milliseconds(bound.limit_s)} ms, by {bound.name}",
+        f"measured       {summary.milliseconds(m.median_s)} ms: {bound.limit_s / m.median_s:.0%} of the limit's speed, "
+        f"{summary.gflops(m):.1f} GFLOP/s", ""))  # fmt: skip
 
 
-def _info_text(facts: dict[str, Any]) -> str:
-    told = facts["machine"]
-    caches = ", ".join(f"{level} {size}" for level, size in told["caches"].items())
-    lines = [f"machine   {told['cpu']}, {told['cores']} cores, {told['memory_gib']} GiB, {told['system']}",
-             f"caches    {caches or 'unknown'}", f"python    {told['python']}"]  # fmt: skip
-    if "target" in facts:
-        t = facts["target"]
-        lines += [f"target    {t['name']} ({t['cpu']}): {t['bits']} bits, {t['registers']} registers, "
-                  f"{t['lanes']['float32']} float32 or {t['lanes']['float64']} float64 lanes",
-                  f"threads   Numba's layer is {t['threading_layer']}"]  # fmt: skip
-    lines += [
-        f"{'engines' * (k == 0):<9} {name} {version}" for k, (name, version) in enumerate(facts["engines"].items())
-    ]
-    for threads, limits in facts["limits"].items():
-        peaks = ", ".join(f"{gflops:.0f} GFLOP/s {dtype}" for dtype, gflops in limits["peak_gflops"].items())
-        reads = ", ".join(f"{_size(size)} {gbs:.0f}" for size, gbs in limits["bandwidth_gbs"].items())
-        lines += [
-            "",
-            f"{threads} thread{'s' * (threads > 1)}: multiply-add peak {peaks}",
-            f"  reads, GB/s by buffer: {reads}",
-        ]
-    if "limits_missing" in facts:
-        lines += ["", f"peak and bandwidths are unknown: {facts['limits_missing']}"]
-    return "\n".join(lines)
+def report(result: str, output: str | None, png: str | None) -> int:
+    """Write the HTML page, and the PNG if asked for."""
+    from . import page
+
+    document = _read(result)
+    target = Path(output or Path(result).with_suffix(".html"))
+    target.write_text(page.render(document), encoding="utf-8")
+    click.echo(f"{target} is written.")
+    if png:
+        _draw(document, png)
+    return 0
 
 
-def _size(nbytes: int) -> str:
-    return f"{nbytes >> 20} MiB" if nbytes >= 1 << 20 else f"{nbytes >> 10} KiB"
+def _draw(document: Document, png: str) -> None:
+    try:
+        from . import drawing
+    except ModuleNotFoundError as error:
+        raise click.UsageError(
+            f"--png needs {error.name}, which is not installed: pip install 'fastlstm[plot]'"
+        ) from None
+    drawing.save(document, png)
+    click.echo(f"{png} is written.")
 
 
-def read(path: str | Path) -> Document:
-    """A result file; what is wrong with it is the user's error, exit code 2."""
+def info(as_json: bool) -> int:
+    """Print what is here."""
+    inform.show(as_json)
+    return 0
+
+
+def _read(path: str) -> Document:
+    """A result file; what is wrong with it is the user's error."""
     try:
         return results.load(path)
     except results.ResultError as error:

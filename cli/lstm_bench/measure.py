@@ -15,9 +15,11 @@ from typing import NamedTuple, Protocol
 Timer = Callable[[], float]
 
 MIN_SAMPLE_S = 0.002  # 10^4 times the clock's own cost; short enough that most samples see no preemption
-MAX_ROUNDS = 12
+# A neighbour on the same host slows a virtual machine for 20 to 100 ms at a time, and /proc/stat does not show it.
+# Turns shorter than that, and many of them, leave most rounds untouched; with 12 longer rounds ratios strayed by 30 %.
+MAX_ROUNDS = 40
 MIN_ROUNDS = 3
-SAMPLES_A_TURN = 12
+SAMPLES_A_TURN = 5
 
 
 class Calibration(NamedTuple):
@@ -45,9 +47,8 @@ class Player(Protocol):
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Python's collector waits until the samples are taken."""
+    """Python's collector waits until the samples are taken (and is not run here: 0.1 s a turn beside torch or jax)."""
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

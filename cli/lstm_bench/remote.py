@@ -9,8 +9,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from . import machine
 
 _BOOT = Path(__file__).with_name("boot.py")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -26,7 +29,7 @@ class EngineFailed(Exception):
         self.status, self.detail = status, detail
 
 
-def environment(threads: int, path: list[str]) -> dict[str, str]:
+def environment(threads: int, path: Sequence[str]) -> dict[str, str]:
     """The environment of a worker: every library's thread count, and what it imports from."""
     env = {**os.environ, **dict.fromkeys(_THREADS, str(threads))}
     # Intel's OpenMP spins for 200 ms after a parallel region, long past the end of a call; GNU's stops much sooner.
@@ -45,10 +48,9 @@ class Remote:
     """One worker process. `ask` sends one message and waits for its answer."""
 
     def __init__(
-        self, engine: str, threads: int, path: list[str] | None = None, command: list[str] | None = None
+        self, engine: str, threads: int, path: Sequence[str] | None = None, variables: dict[str, str] | None = None
     ) -> None:
         """Start the process; it imports its engine at the first question."""
-        self.engine, self.threads = engine, threads
         self._log = tempfile.TemporaryFile(mode="w+", errors="replace")
         group: dict[str, Any] = (
             {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined]
@@ -56,9 +58,9 @@ class Remote:
             else {"start_new_session": True}  # Ctrl-C is the parent's to answer
         )
         self._process = subprocess.Popen(
-            command or [sys.executable, str(_BOOT), engine, str(threads)],
+            [sys.executable, str(_BOOT), engine, str(threads), *map(str, machine.choose_cores(threads) or ())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, bufsize=1,
-            env=environment(threads, own_path() if path is None else path), **group)  # fmt: skip
+            env={**environment(threads, path or own_path()), **(variables or {})}, **group)  # fmt: skip
         self._lines: queue.Queue[Any] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 

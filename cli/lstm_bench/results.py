@@ -102,6 +102,8 @@ class Document:
     engines: dict[str, EngineInfo] = field(default_factory=dict)
     measurements: list[Measurement] = field(default_factory=list)
     limits: list[Limits] = field(default_factory=list)
+    cores: dict[int, list[int] | None] = field(default_factory=dict)  # that engines were pinned to, by thread count
+    starts: dict[str, dict[str, float]] = field(default_factory=dict)  # seconds to an engine's first result
     complete: bool = False
 
     def limits_at(self, threads: int) -> Limits | None:
@@ -154,6 +156,7 @@ def load(path: str | Path) -> Document:
         body = {name: value for name, value in data.items() if name in known}
         body["engines"] = {name: EngineInfo(**info) for name, info in body["engines"].items()}
         body["measurements"] = [Measurement.from_json(item) for item in body["measurements"]]
+        body["cores"] = {int(threads): pinned for threads, pinned in body.get("cores", {}).items()}
         body["limits"] = [Limits.from_json(item) for item in body.get("limits", [])]
         return Document(**body)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
