@@ -35,11 +35,11 @@ def array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
 
 
 def shaped(name: str, value: Any, dtype: np.dtype, shape: tuple[int, ...], meaning: str) -> np.ndarray:
-    """`value` as a contiguous array of a given shape."""
+    """`value` as a contiguous, aligned array of a given shape."""
     result = array(name, value, dtype)
     if result.shape != shape:
         raise ValueError(f"{name} must have the shape {meaning} = {shape}, but has {result.shape}")
-    return np.ascontiguousarray(result)
+    return np.require(result, requirements=["C", "A"])
 
 
 def pair(name: str, value: Any) -> tuple[Any, Any]:

@@ -24,6 +24,11 @@ from fastlstm.stream import Stream
 State = tuple[np.ndarray, np.ndarray]
 
 
+def _readable(array: np.ndarray) -> np.ndarray:
+    """An array (T, B, n), or its copy where a pass could not read it: the last axis must be contiguous and every element aligned."""
+    return array if array.strides[2] == array.itemsize and array.flags.aligned else array.copy()
+
+
 class Tape:
     """What `LSTM.forward` keeps for one `LSTM.backward`: opaque, and spent by it."""
 
@@ -239,7 +244,7 @@ class LSTM:
         given = checks.array("dy", dy, self.dtype)
         if given.shape != shape:
             raise ValueError(f"dy must have the shape of y, {shape}, but has {given.shape}")
-        d = self._time_first(given, tape.unbatched)
+        d = _readable(self._time_first(given, tape.unbatched))
         dh_n, dc_n = self._state("dstate", dstate, B, tape.unbatched)
         tape.spent = True
         dh_0, dc_0 = np.zeros((L * D, B, H), self.dtype), np.zeros((L * D, B, H), self.dtype)
@@ -313,7 +318,8 @@ class LSTM:
         h_n, c_n = np.empty_like(h_0), np.empty_like(c_0)
         if tape is not None:
             tape.unbatched = unbatched
-        if x_in.strides[2] != x_in.itemsize or not x_in.flags.aligned or (tape is not None and calls.row_stride(x_in) is None):
+        x_in = _readable(x_in)
+        if tape is not None and calls.row_stride(x_in) is None:
             x_in = np.ascontiguousarray(x_in)
         below, y = x_in, x_in
         variant = self._variant._replace(training=tape is not None)

@@ -1,0 +1,182 @@
+"""The contracts on bits: a result does not depend on the batch around it, on the threads, or on how time is cut. All by `array_equal`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from layer_case import Arrays, LayerCase
+
+import fastlstm
+from fastlstm.plan import Plan
+
+CASES = [
+    LayerCase(T=11, B=1, I=7, H=33),
+    LayerCase(T=5, B=13, I=17, H=16, layers=2),
+    LayerCase(T=9, B=6, I=3, H=70, bidirectional=True),
+    LayerCase(T=40, B=19, I=65, H=129, dtype="float64"),
+    LayerCase(T=150, B=4, I=2, H=31, layers=2, bidirectional=True, batch_first=True),
+    LayerCase(T=300, B=8, I=64, H=96),
+]
+# (parts, by_units, chunk of the forward pass, chunk of the backward pass)
+CUTS = {
+    "one thread, W x with each step": (1, False, 0, None),
+    "one thread, chunks of 3": (1, False, 3, None),
+    "one chunk": (1, False, 1000, None),
+    "two parts of the rows": (2, False, 0, None),
+    "three parts of the rows": (3, False, 0, None),
+    "two parts of the units": (2, True, 0, None),
+    "two parts of the units, chunks of 4": (2, True, 4, None),
+    "four parts of the units": (4, True, 7, None),
+}
+
+
+def same(found: Arrays, expected: Arrays) -> None:
+    assert set(found) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def force(monkeypatch: pytest.MonkeyPatch, parts: int, by_units: bool, chunk: int) -> list[str]:
+    """Make every plan of the layer this one, as far as rows and units go round; returns a list that grows with each plan made."""
+    import fastlstm.layer as layer
+
+    made = []
+
+    def forward(T: int, B: int, I: int, H: int, D: int, dtype: np.dtype, threads: int, uniform: bool) -> Plan:  # noqa: E741
+        whole = layer_plans[0](T, B, I, H, D, dtype, 1, uniform)
+        made.append("forward")
+        return whole._replace(parts=parts if by_units else min(parts, B), by_units=by_units, chunk=min(chunk, T) if uniform and (by_units or parts == 1) else 0)
+
+    def backward(T: int, B: int, I: int, H: int, D: int, dtype: np.dtype, threads: int) -> Plan:  # noqa: E741
+        whole = layer_plans[1](T, B, I, H, D, dtype, 1)
+        made.append("backward")
+        return whole._replace(parts=parts if by_units else min(parts, B), by_units=by_units)
+
+    layer_plans = layer.plan_forward, layer.plan_backward
+    monkeypatch.setattr(layer, "plan_forward", forward)
+    monkeypatch.setattr(layer, "plan_backward", backward)
+    return made
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_any_plan(case: LayerCase, cut: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    fastlstm.set_num_threads(1)
+    expected = case.found()
+    parts, by_units, chunk, _ = cut
+    fastlstm.set_num_threads(4)
+    made = force(monkeypatch, parts, by_units, chunk)
+    same(case.found(), expected)
+    assert made == ["forward"] * case.layers + ["backward"] * case.layers
+    same(case.inferred(), {name: expected[name] for name in ("y", "h_n", "c_n")})
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_any_thread_count(case: LayerCase, threads: int) -> None:
+    fastlstm.set_num_threads(1)
+    expected = case.found()
+    fastlstm.set_num_threads(threads)
+    same(case.found(), expected)
+    same(case.inferred(), {name: expected[name] for name in ("y", "h_n", "c_n")})
+
+
+def test_some_plans_do_split() -> None:
+    """The thread counts above are no empty promise: the plans of these cases use them."""
+    fastlstm.set_num_threads(2)
+    big = CASES[-1]
+    assert big.lstm.plan(big.T, big.B).parts == 2
+    assert big.lstm.plan(big.T, big.B, training=True).parts == 2
+    assert fastlstm.LSTM(64, 256).plan(100, 1).by_units
+
+
+@pytest.mark.parametrize("B", [1, 2, 5, 6, 7, 13, 40])
+@pytest.mark.parametrize("options", [{}, {"dtype": "float64"}, {"bidirectional": True, "layers": 2}, {"batch_first": True}], ids=str)
+def test_alone_in_any_batch_at_any_place(B: int, options: dict) -> None:
+    case = LayerCase(T=7, B=B, I=19, H=37, **options)
+    whole, a = case.inferred(), case.arrays
+    for b in range(B):
+        x = a["x"][b : b + 1] if case.batch_first else a["x"][:, b : b + 1]
+        y, (h_n, c_n) = case.lstm(x, (a["h_0"][:, b : b + 1], a["c_0"][:, b : b + 1]))
+        np.testing.assert_array_equal(y, whole["y"][b : b + 1] if case.batch_first else whole["y"][:, b : b + 1])
+        np.testing.assert_array_equal(h_n, whole["h_n"][:, b : b + 1])
+        np.testing.assert_array_equal(c_n, whole["c_n"][:, b : b + 1])
+    order = np.random.default_rng(0).permutation(B)
+    y, _ = case.lstm(a["x"][order] if case.batch_first else a["x"][:, order], (a["h_0"][:, order], a["c_0"][:, order]))
+    np.testing.assert_array_equal(y, whole["y"][order] if case.batch_first else whole["y"][:, order])
+
+
+def test_alone_is_unbatched() -> None:
+    case = LayerCase(T=9, B=1, I=5, H=21, layers=2, bidirectional=True, unbatched=True)
+    flat, lstm, a = case.inferred(), case.lstm, case.arrays
+    y, (h_n, c_n) = lstm(a["x"][:, None], (a["h_0"][:, None], a["c_0"][:, None]))
+    same(flat, {"y": y[:, 0], "h_n": h_n[:, 0], "c_n": c_n[:, 0]})
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[1], LayerCase(T=40, B=19, I=65, H=129, dtype="float64")], ids=str)
+@pytest.mark.parametrize("pieces", [[1] * 4, [3, 1, 500], [2, 500]], ids=str)
+def test_pieces_with_the_state_passed_on(case: LayerCase, pieces: list[int]) -> None:
+    whole, a = case.inferred(), case.arrays
+    state, t, ys = (a["h_0"], a["c_0"]), 0, []
+    for steps in pieces:
+        y, state = case.lstm(a["x"][t : t + steps], state)
+        ys.append(y)
+        t += steps
+    np.testing.assert_array_equal(np.concatenate(ys), whole["y"][:t])
+    if t >= case.T:
+        same({"h_n": state[0], "c_n": state[1]}, {"h_n": whole["h_n"], "c_n": whole["c_n"]})
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("B", "layers", "H"), [(1, 1, 128), (1, 2, 37), (4, 3, 16), (13, 1, 65)])
+def test_stream_is_the_whole(B: int, layers: int, H: int, dtype: str, threads: int) -> None:
+    fastlstm.set_num_threads(threads)
+    case = LayerCase(T=9, B=B, I=7, H=H, layers=layers, dtype=dtype)
+    whole, a = case.inferred(), case.arrays
+    stream = case.lstm.stream(B)
+    stream.state = a["h_0"], a["c_0"]
+    np.testing.assert_array_equal(np.stack([stream.step(x) for x in a["x"]]), whole["y"])
+    same(dict(zip(("h_n", "c_n"), stream.state, strict=True)), {"h_n": whole["h_n"], "c_n": whole["c_n"]})
+
+
+def test_calls_repeat() -> None:
+    case = CASES[3]
+    fastlstm.set_num_threads(2)
+    first = case.found()
+    for _ in range(3):
+        same(case.found(), first)
+
+
+def at_once(calls: list[Callable[[], Arrays]]) -> list[Arrays | BaseException]:
+    """The results of calls that start at one time on as many Python threads."""
+    gate, results = threading.Barrier(len(calls)), [None] * len(calls)
+
+    def run(k: int) -> None:
+        gate.wait()
+        try:
+            results[k] = calls[k]()
+        except Exception as error:  # handed to the test
+            results[k] = error
+
+    pool = [threading.Thread(target=run, args=(k,)) for k in range(len(calls))]
+    for thread in pool:
+        thread.start()
+    for thread in pool:
+        thread.join()
+    return results
+
+
+def test_many_python_threads_on_one_layer() -> None:
+    """Inference and training mixed, with packed weights yet to be made, several times over."""
+    fastlstm.set_num_threads(2)
+    for turn in range(5):
+        case = LayerCase(T=60, B=8, I=33, H=64, layers=2, seed=turn)
+        expected = LayerCase(T=60, B=8, I=33, H=64, layers=2, seed=turn).found()
+        _ = case.lstm, case.arrays
+        for k, result in enumerate(at_once([case.found if k % 2 else case.inferred for k in range(6)])):
+            assert isinstance(result, dict), result
+            same(result, expected if k % 2 else {name: expected[name] for name in ("y", "h_n", "c_n")})
