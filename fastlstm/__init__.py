@@ -4,9 +4,10 @@ Importing compiles nothing; a kernel is compiled when it is first needed, and ke
 """
 
 from fastlstm.layer import LSTM
+from fastlstm.lstm_cell import LSTMCell
 from fastlstm.runtime.threads import get_num_threads, set_num_threads
 from fastlstm.stream import Stream
 
 __version__ = "0.1.0"
 
-__all__ = ["LSTM", "Stream", "__version__", "get_num_threads", "set_num_threads"]
+__all__ = ["LSTM", "LSTMCell", "Stream", "__version__", "get_num_threads", "set_num_threads"]
