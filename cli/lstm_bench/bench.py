@@ -18,7 +18,8 @@ from .engines import SUBJECT
 from .remote import EngineFailed, Remote
 from .results import Document, EngineInfo, Limits, Measurement
 
-BANDWIDTH_SIZES = tuple(1 << k for k in (16, 18, 20, 22, 24, 26, 28))
+BANDWIDTH_SIZES = tuple(1 << k for k in (16, 18, 20, 22, 24, 26))
+_PEAK = "multiply-add peak"  # among the players
 _LATENCY_S, _LATENCY_MOST = 0.5, 20_000
 _WARMS_ITSELF_S = 0.05  # a run this long fills the caches in a small part of its time
 
@@ -164,6 +165,20 @@ class _Player:
 
 
 @dataclass
+class _PeakPlayer:
+    """The machine itself: its multiply-add peak in each round, since a shared machine's speed comes and goes."""
+
+    members: Team
+    prober: str
+    dtype: str
+
+    def turn(self, loops: int, samples: int) -> list[float]:
+        """One short timing, in GFLOP/s."""
+        answer = self.members.ask(self.prober, "peak", dtype=self.dtype, threads=self.members.threads, probes=1)
+        return [float(answer["gflops"])]
+
+
+@dataclass
 class _Field:
     """One group under way: the measurements of all engines, those still in the race and their calibrations."""
 
@@ -172,7 +187,9 @@ class _Field:
     racing: dict[str, measure.Calibration | None] = field(default_factory=dict)
 
     def out(self, label: str, error: Exception) -> None:
-        """An engine leaves with the reason."""
+        """An engine leaves with the reason; the peak, where that fails, is just unknown."""
+        if label not in self.measurements:
+            return
         measurement = self.measurements[label]
         measurement.status, measurement.detail = (
             (error.status, error.detail) if isinstance(error, EngineFailed) else ("failed", repr(error))
@@ -324,27 +341,23 @@ class Run:
         """The timing itself, with the peak measured beside it and an eye on the rest of the machine."""
         calibrations = {label: c for label, c in under_way.racing.items() if c is not None}
         plan = measure.shares(calibrations, self.settings.budget_s, self.settings.min_rounds)
-        players = {label: _Player(members, under_way.measurements[label]) for label in plan}
-        case, mode, threads = under_way.group
-        self.hooks.doing(f"{case.name} {mode}: timing")
-        peak = self._peak(members, threads)
+        players: dict[str, measure.Player] = {label: _Player(members, under_way.measurements[label]) for label in plan}
+        prober = self._prober(members)
+        if prober in plan and self.document.limits_at(under_way.group.threads) is not None:
+            players[_PEAK] = _PeakPlayer(members, prober, self.settings.dtype)
+            plan[_PEAK] = measure.Share(max(share.rounds for share in plan.values()), 1, 1)
+        self.hooks.doing(f"{under_way.group.case.name} {under_way.group.mode}: timing")
         before = machine.usage(members.pids())
         rounds = measure.play(players, plan, under_way.out)
         load = machine.others_between(before, machine.usage(members.pids()))
+        peak = {number: gflops for number, (gflops,) in rounds.pop(_PEAK, {}).items()}
+        limits = self.document.limits_at(under_way.group.threads)
+        if limits is not None:  # a neighbour may have slowed the first probe: a limit is the most that was ever seen
+            limits.peak_gflops = max([limits.peak_gflops, *peak.values()])
         for label, taken in rounds.items():
             measurement = under_way.measurements[label]
             measurement.rounds, measurement.other_load, measurement.peak_gflops = taken, load, peak
             measurement.median_s = float(np.median(np.concatenate([np.asarray(samples) for samples in taken.values()])))
-
-    def _peak(self, members: Team, threads: int) -> float | None:
-        """The multiply-add peak at this moment."""
-        prober = self._prober(members)
-        if prober is None or self.document.limits_at(threads) is None:
-            return None
-        try:
-            return float(members.ask(prober, "peak", dtype=self.settings.dtype, threads=threads)["gflops"])
-        except EngineFailed:
-            return None  # the gap shows as an unknown share of the peak; the engine's own turn says what failed
 
     def _aftermath(self, members: Team, under_way: _Field) -> None:
         """Figures that would disturb the timing: memory, and the latency of single steps."""

@@ -45,7 +45,11 @@ def _machine(document: Document) -> list[str]:
         busy = f"{np.median(loads):.1f} cores busy (at most {max(loads):.1f})"
         lines.append(f"other processes kept {busy}: times are too long, ratios hold better")
     for threads in sorted({m.threads for m in document.measurements}):
-        peaks = [m.peak_gflops for m in document.measurements if m.peak_gflops and m.threads == threads]
+        peaks = [
+            np.median([*m.peak_gflops.values()])
+            for m in document.measurements
+            if m.peak_gflops and m.threads == threads
+        ]
         if peaks and max(peaks) > (1 + PEAK_CHANGE) * min(peaks):
             peak = f"peak at {threads} thread{'s' * (threads > 1)}"
             went = f"from {min(peaks):.0f} to {max(peaks):.0f} GFLOP/s"

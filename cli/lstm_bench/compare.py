@@ -54,10 +54,8 @@ def _against_numpy(group: Mapping[str, Measurement], label: str) -> np.ndarray |
 
 def _of_peak(m: Measurement) -> np.ndarray | None:
     """The share of the peak measured beside it, round by round."""
-    if m.status != "ok" or not m.peak_gflops:
-        return None
-    work = m.case.flops(m.mode) / 1e9
-    return np.array([work / np.median(samples) / m.peak_gflops for samples in m.rounds.values()])
+    shares = summary.shares_of_peak(m)
+    return shares if m.status == "ok" and shares.size else None
 
 
 def machine_free(

@@ -45,7 +45,7 @@ class Measurement:
     deviation: dict[str, float | None] = field(default_factory=dict)
     settle_s: float = 0.0
     other_load: float | None = None  # cores kept busy by others meanwhile
-    peak_gflops: float | None = None  # the multiply-add peak, measured beside the case
+    peak_gflops: dict[int, float] = field(default_factory=dict)  # the multiply-add peak in each round
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -62,7 +62,8 @@ class Measurement:
         known = {f.name for f in fields(cls)}
         kept = {name: value for name, value in data.items() if name in known}
         kept["case"] = Case.from_json(kept["case"])
-        kept["rounds"] = {int(number): list(samples) for number, samples in kept.get("rounds", {}).items()}
+        for name, as_type in (("rounds", list), ("peak_gflops", float)):
+            kept[name] = {int(number): as_type(value) for number, value in kept.get(name, {}).items()}
         return cls(**kept)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from . import stats
 from .results import Document, Measurement
 from .table import Cell, Column, Row
@@ -29,6 +31,18 @@ class Speed(NamedTuple):
     ratio: stats.Interval
 
 
+class Mean(NamedTuple):
+    """The geometric mean of the ratios to the fastest rival in one mode at one thread count, and the least of them."""
+
+    mode: str
+    threads: int
+    mean: float
+    cases: int
+    least: float
+    case: str
+    rival: str
+
+
 def milliseconds(seconds: float) -> str:
     """A time in ms with about four digits, at most seven characters wide up to 1000 s."""
     ms = seconds * 1e3
@@ -42,9 +56,17 @@ def gflops(measurement: Measurement) -> float:
     return measurement.case.flops(measurement.mode) / measurement.median_s / 1e9
 
 
+def shares_of_peak(measurement: Measurement) -> np.ndarray:
+    """The part of the multiply-add peak of the same round that each round's median run reached; empty if unknown."""
+    flop = measurement.case.flops(measurement.mode) / 1e9
+    common = set(measurement.rounds) & set(measurement.peak_gflops)
+    return np.array([flop / np.median(measurement.rounds[k]) / measurement.peak_gflops[k] for k in sorted(common)])
+
+
 def share_of_peak(measurement: Measurement) -> float | None:
-    """The part of the multiply-add peak, measured beside it, that the median run reached."""
-    return gflops(measurement) / measurement.peak_gflops if measurement.peak_gflops else None
+    """The median of these parts."""
+    shares = shares_of_peak(measurement)
+    return float(np.median(shares)) if shares.size else None
 
 
 def speeds(group: Mapping[str, Measurement], subject: str) -> list[Speed]:
@@ -106,18 +128,13 @@ def table(document: Document) -> tuple[list[Column], list[Row]]:
     return columns, rows
 
 
-def means(document: Document) -> list[str]:
-    """A line a mode and thread count: geometric mean and least of the ratios to the fastest rival."""
+def means(document: Document) -> list[Mean]:
+    """What each mode and thread count comes to, over all cases with a rival's time."""
     found: dict[tuple[str, int], list[tuple[float, str, str]]] = {}
     for (name, mode, _, threads), group in document.groups().items():
         if speed := speeds(group, document.subject)[:1]:
             found.setdefault((mode, threads), []).append((speed[0].ratio.estimate, name, speed[0].rival))
-    several = len({threads for _, threads in found}) > 1
-    lines = []
-    for (mode, threads), ratios in found.items():
-        least, name, rival = min(ratios)
-        mean = stats.geometric_mean([ratio for ratio, _, _ in ratios])
-        at = f" at {threads} thread{'s' * (threads > 1)}" if several else ""
-        lines.append(f"{mode}{at}: {mean:.2f} times as fast as the fastest rival (geometric mean of {len(ratios)}), "
-                     f"least {least:.2f} at {name} ({rival})")  # fmt: skip
-    return lines
+    return [
+        Mean(mode, threads, stats.geometric_mean([ratio for ratio, _, _ in ratios]), len(ratios), *min(ratios))
+        for (mode, threads), ratios in found.items()
+    ]

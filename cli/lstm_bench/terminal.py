@@ -55,8 +55,10 @@ def show(document: Document, as_markdown: bool = False) -> None:
                    f"{limits.threads} thread{'s' * (limits.threads > 1)}, measured in this run.")  # fmt: skip
     if missing := document.settings.get("limits_missing"):
         click.echo(f"The machine's peak is unknown: {missing}")
-    for line in summary.means(document):
-        click.echo(line[0].upper() + line[1:] + ".")
+    for mean in summary.means(document):
+        at = f"{mean.mode.capitalize()}, {mean.threads} thread{'s' * (mean.threads > 1)}"
+        click.echo(f"{at}: {mean.mean:.2f} times as fast as the fastest rival (geometric mean of {mean.cases}), "
+                   f"least {mean.least:.2f} at {mean.case} ({mean.rival}).")  # fmt: skip
     for line in caveats.gaps(document):
         click.echo(click.style("gap      ", fg="yellow") + line)
     for line in caveats.warnings(document):

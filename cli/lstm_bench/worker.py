@@ -132,11 +132,11 @@ class Worker:
             taken += measure.turn(self.run, 1, 200, time.perf_counter, warm=False)
         return {"samples": taken[:most], "settle_s": _settle()}
 
-    def peak(self, dtype: str, threads: int) -> dict[str, Any]:
-        """The multiply-add peak, by fastlstm's probe."""
+    def peak(self, dtype: str, threads: int, probes: int = PROBES) -> dict[str, Any]:
+        """The multiply-add peak, by fastlstm's probe: the best of several timings."""
         from fastlstm.simd import probe
 
-        return {"gflops": max(float(probe.fma_peak_gflops(dtype, threads=threads)) for _ in range(PROBES))}
+        return {"gflops": max(float(probe.fma_peak_gflops(dtype, threads=threads)) for _ in range(probes))}
 
     def bandwidth(self, nbytes: int, threads: int) -> dict[str, Any]:
         """The read bandwidth of threads that read a buffer of this size each, by fastlstm's probe."""
@@ -158,7 +158,7 @@ class Worker:
         from fastlstm.simd import isa
 
         target = isa.target()
-        numba.njit(parallel=True)(_fill)(8)  # the layer is chosen by the first parallel kernel
+        _fill()
         return {"name": target.name, "bits": target.bits, "registers": target.registers, "cpu": target.cpu,
                 "lanes": {dtype: int(target.lanes(dtype)) for dtype in ("float32", "float64")},
                 "threading_layer": numba.threading_layer()}  # fmt: skip
@@ -168,14 +168,17 @@ def _nothing_loaded() -> None:
     raise RuntimeError("no case is loaded")
 
 
-def _fill(n: int) -> Any:
-    import numba
+def _fill() -> None:
+    """Run something parallel: Numba chooses its threading layer then."""
     import numpy as np
+    from numba import njit, prange
 
-    out = np.empty(n)
-    for k in numba.prange(n):
-        out[k] = k
-    return out
+    @njit(parallel=True)  # type: ignore[untyped-decorator]
+    def fill(out: np.ndarray) -> None:
+        for k in prange(out.size):
+            out[k] = k
+
+    fill(np.empty(8))
 
 
 def _settle(step_s: float = 0.001, most_s: float = 1.0) -> float:
