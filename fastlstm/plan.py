@@ -13,7 +13,7 @@ L2 = 1 << 20  # bytes of the second cache that a plan counts on: what the smalle
 REGION_US = 6.0  # microseconds of entering a parallel region
 BARRIER_US = 0.3
 GFLOPS = 100.0  # what one core is taken to do, to weigh work against a region or a barrier
-PRODUCT_ROWS = 512  # rows of x and h to a product for dW: enough that loading and storing dW costs little
+PRODUCT_ROWS = 512  # rows of x and h to a product for dW, as many as the backward pass packs at once
 FEW_ROWS = 12  # up to so many rows W x is computed for a chunk of steps beforehand
 
 

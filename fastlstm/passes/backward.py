@@ -12,12 +12,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fastlstm.kernels.gates import cell_bwd
-from fastlstm.kernels.gemm import BLOCK_ROWS, DEPTH, NEXT, SAME, cut, gemm, panels_at_once
+from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, panels_at_once
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.atomic import LINE, barrier, flush_denormals, rendezvous, restore_mode
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import lanes, load, pointer, splat, store
 
+PRODUCT_ROWS = 512  # rows of x and h to one product for dW: dW is loaded and stored once for so many
 ZEROS = 4 * PANEL  # vectors of zeros at the head of each part's scratch: the start of sums, as wide as the widest tile
 
 
@@ -186,6 +187,16 @@ def input_gradient(v, f, t, first, last, scratch):
                     store(dx + u, load(z + (r * z_row + u)), f.I - column - u)
 
 
+@inline
+def accumulate(rows, vectors, depth, a, a_step, packed, dw, dw_row):
+    """dw += a^T packed, in blocks of rows of dw that stay in L2 while all of k passes over them."""
+    blocks = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
+    for block in range(blocks):
+        r = cut(rows, blocks, block)
+        c = dw + r * dw_row
+        gemm(cut(rows, blocks, block + 1) - r, vectors, depth, a + r, NEXT, a_step, packed, SAME, c, dw_row, c, dw_row)
+
+
 @kernel
 def weight_gradient(v, f, first, last, t, rows, h, h_row, scratch):
     """dW += [x, h]^T dG and db += sum of dG over so many rows from step t on, for the panels first .. last of the 4H columns; h holds h_{t-1}."""
@@ -199,8 +210,8 @@ def weight_gradient(v, f, first, last, t, rows, h, h_row, scratch):
         vectors = vectors_of(4 * f.H, column, count, 1)
         width = vectors * count
         dw = pointer(f.dw, v) + column
-        for k in range(0, rows, DEPTH):
-            depth = min(DEPTH, rows - k)
+        for k in range(0, rows, PRODUCT_ROWS):
+            depth = min(PRODUCT_ROWS, rows - k)
             for u in range(0, width, count):
                 n = 4 * f.H - column - u
                 total = load(db + (column + u), n)
@@ -209,9 +220,8 @@ def weight_gradient(v, f, first, last, t, rows, h, h_row, scratch):
                     store(packed + (i * width + u), value)
                     total = total + value
                 store(db + (column + u), total, n)
-            gemm(f.I, vectors, depth, x + k * f.x_row, NEXT, f.x_row, packed, SAME, dw, f.dw_row, dw, f.dw_row)
-            dw_h = dw + f.I * f.dw_row
-            gemm(f.H, vectors, depth, h + k * h_row, NEXT, h_row, packed, SAME, dw_h, f.dw_row, dw_h, f.dw_row)
+            accumulate(f.I, vectors, depth, x + k * f.x_row, f.x_row, packed, dw, f.dw_row)
+            accumulate(f.H, vectors, depth, h + k * h_row, h_row, packed, dw + f.I * f.dw_row, f.dw_row)
 
 
 @kernel

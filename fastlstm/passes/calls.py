@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.kernels.gemm import BLOCK_ROWS
-from fastlstm.passes.backward import ZEROS, Backward
+from fastlstm.passes.backward import PRODUCT_ROWS, ZEROS, Backward
 from fastlstm.passes.entries import Digest, PackColumns, PackForward
 from fastlstm.passes.forward import Forward
 from fastlstm.plan import PANEL, Plan
 from fastlstm.runtime.jit import Variant
-from fastlstm.runtime.memory import aligned, pool
+from fastlstm.runtime.memory import address, aligned, pool
 from fastlstm.runtime.threads import fan_out
 from fastlstm.runtime.workers import worker
 from fastlstm.simd.atomic import LINE
@@ -20,11 +20,6 @@ from fastlstm.simd.digest import words
 from fastlstm.simd.isa import target
 
 PAD = 16  # elements between the rows of workspace, so that rows of 4 KiB do not fall on the same lines of L1
-
-
-def address(array: np.ndarray) -> int:
-    """Where the first element lies."""
-    return array.__array_interface__["data"][0]
 
 
 def padded(n: int, dtype) -> int:
@@ -92,14 +87,17 @@ def pack_backward(variant: Variant, w_ih, w_hh) -> Transposed:
 class _Meeting:
     """Counters of one call: where all threads meet once, and a barrier for each direction."""
 
-    def __init__(self, directions: int) -> None:
-        self.words = np.zeros((directions + 3, LINE // 8), np.int64)
-        start = address(self.words)
-        self.place = start + -start % LINE
-        self.barriers = [self.place + (2 + d) * LINE for d in range(directions)]
+    def __init__(self, directions: int, parts: int) -> None:
+        self._words: np.ndarray | None = None
+        self.place, self.barriers = 0, [0] * directions
+        if parts > 1:
+            self._words = np.zeros((directions + 3) * LINE // 8, np.int64)
+            self.place = address(self._words) + -address(self._words) % LINE
+            self.barriers = [self.place + (2 + d) * LINE for d in range(directions)]
 
     def given_up(self) -> bool:
-        return self.words.reshape(-1)[(self.place - address(self.words) + LINE) // 8] == 2
+        """Whether the threads waited for each other in vain."""
+        return self._words is not None and self._words[(self.place - address(self._words) + LINE) // 8] == 2
 
 
 def _run(name: str, variant: Variant, plan: Plan, frames: np.ndarray, cls, meeting: _Meeting) -> None:
@@ -130,13 +128,14 @@ def row_stride(x: np.ndarray) -> int | None:
 def forward(variant: Variant, plan: Plan, x, packs: list[Weights], h_0, c_0, y, h_n, c_n, tape, reverse: list[bool]) -> None:
     """Run one layer: x (T, B, I); h_0, c_0, h_n, c_n (D, B, H); y (T, B, D*H); tape: for each direction gates (T, B, 4, H) and c (T, B, H)."""
     (T, B, I), (D, _, H), dtype = x.shape, h_0.shape, x.dtype  # noqa: E741
-    h_row = padded(H, dtype) + PAD
+    room = 0 if plan.chunk else padded(I, dtype)  # for x before h
+    h_row = room + padded(H, dtype) + PAD
     vectors = PANEL * target().lanes(dtype)
     panels = -(-padded(H, dtype) // target().lanes(dtype) // (plan.parts if plan.by_units else 1))
     scratch = (BLOCK_ROWS + plan.chunk * B * panels) * vectors
     each = 3 * B * h_row + plan.parts * scratch
     space = pool.take(D * each, dtype)
-    meeting = _Meeting(D)
+    meeting = _Meeting(D, plan.parts)
     x_step, x_row = _strides(x)
     if plan.chunk:
         x_row = row_stride(x)
@@ -152,7 +151,7 @@ def forward(variant: Variant, plan: Plan, x, packs: list[Weights], h_0, c_0, y, 
                 address(x), x_step, x_row, address(packs[d].weights), address(packs[d].bias),
                 address(h_0) + d * state, address(c_0) + d * state, address(y) + d * H * item, y_step, y_row,
                 address(h_n) + d * state, address(c_n) + d * state, gates, cells,
-                here, here + 2 * B * h_row * item, h_row, here + 3 * B * h_row * item, scratch,
+                here + room * item, here + 2 * B * h_row * item, h_row, here + 3 * B * h_row * item, scratch,
                 D * plan.parts, meeting.place, meeting.barriers[d],
             )
         )  # fmt: skip
@@ -176,11 +175,11 @@ def backward(
     lanes = target().lanes(dtype)
     h_row, dg_row, dw_row = padded(H, dtype) + PAD, 4 * H + PAD, padded(4 * H, dtype) + PAD
     h_row, dg_row = padded(h_row, dtype), padded(dg_row, dtype)
-    scratch = (ZEROS + max(BLOCK_ROWS, 128) * PANEL) * lanes
+    scratch = (ZEROS + max(BLOCK_ROWS, PRODUCT_ROWS) * PANEL) * lanes
     sizes = [(I + H) * dw_row, 2 * B * dg_row, B * h_row, plan.chunk * B * h_row, plan.parts * scratch]
     offsets = [sum(sizes[:k]) * dtype.itemsize for k in range(len(sizes))]
     space = pool.take(D * sum(sizes), dtype)
-    meeting = _Meeting(D)
+    meeting = _Meeting(D, plan.parts)
     dy_step, dy_row = _strides(dy)
     item, state = dtype.itemsize, B * H * dtype.itemsize
     frames, grads = [], []
@@ -211,14 +210,15 @@ class StepCall:
 
     def __init__(self, variant: Variant, packs: list[Weights], input_size: int, hidden_size: int, batch_size: int, dtype: np.dtype) -> None:
         B, H, item = batch_size, hidden_size, dtype.itemsize
-        h_row = padded(H, dtype) + PAD
+        room = padded(max(input_size, H), dtype)
+        h_row = room + padded(H, dtype) + PAD
         scratch = BLOCK_ROWS * PANEL * target().lanes(dtype)
         self.x = _zeros(B * input_size, dtype).reshape(B, input_size)
         self.h = _zeros(len(packs) * B * H, dtype).reshape(len(packs), B, H)
         self.c = np.zeros_like(self.h)
         self._outputs = [np.zeros((B, H), dtype) for _ in packs]
         self.y = self._outputs[-1]
-        self._space, self._meeting, self._packs = _zeros(3 * B * h_row + scratch, dtype), _Meeting(1), packs
+        self._space, self._meeting, self._packs = _zeros(3 * B * h_row + scratch, dtype), _Meeting(1, 1), packs
         base, frames = address(self._space), []
         for k, pack in enumerate(packs):
             x = self._outputs[k - 1] if k else self.x
@@ -227,7 +227,7 @@ class StepCall:
                 Forward(
                     1, B, x.shape[1], H, 1, 0, 0, 0, address(x), x.size, x.shape[1], address(pack.weights), address(pack.bias), h, c,
                     address(self._outputs[k]), B * H, H, h, c, 0, 0,
-                    base, base + 2 * B * h_row * item, h_row, base + 3 * B * h_row * item, scratch, 1, self._meeting.place, self._meeting.barriers[0],
+                    base + room * item, base + 2 * B * h_row * item, h_row, base + 3 * B * h_row * item, scratch, 1, self._meeting.place, self._meeting.barriers[0],
                 )
             )  # fmt: skip
         self._frames = _frame(*frames)

@@ -43,7 +43,7 @@ class Forward(NamedTuple):
     c_n: int  # (B, H)
     gates: int  # tape: (T, B, 4, H) of i, f, g, o
     cells: int  # tape: (T, B, H) of c
-    h: int  # workspace: two times (B, h_row), h of the step before and of this one
+    h: int  # workspace: two times (B, h_row), rows of h of the step before and of this one, each with room for x before it
     c: int  # workspace: (B, h_row)
     h_row: int
     scratch: int  # workspace of each part: z of a block of rows, then W x of a chunk
@@ -68,6 +68,16 @@ def project(v, f, first, last, t, steps, z):
             r = cut(rows, blocks, block)
             count = cut(rows, blocks, block + 1) - r
             gemm(count, FULL, f.I, x + r * f.x_row, f.x_row, NEXT, weights, SAME, bias, SAME, z + (r * row + (panel - first) * width), row)
+
+
+@kernel
+def stage(v, f, t, row, rows, to):
+    """Copy x_t of the rows row .. row + rows to where h of the step before stands: just before it, so that [x, h] is one row of A."""
+    x = pointer(f.x, v) + t * f.x_step
+    count = lanes(x)
+    for r in range(row, row + rows):
+        for k in range(0, f.I, count):
+            store(to + (r * f.h_row + k), load(x + (r * f.x_row + k), f.I - k), f.I - k)
 
 
 @inline
@@ -96,22 +106,21 @@ def step(v, f, first, last, row, rows, t, h_before, h_after, projected, projecte
     """One step of the rows row .. row + rows and the panels first .. last; `projected` holds their W x where a chunk was computed beforehand."""
     count = lanes(scratch)
     width = PANEL * count
-    depth = f.I + f.H
-    x = pointer(f.x, v) + (t * f.x_step + row * f.x_row)
+    total = f.I + f.H
+    skip = f.I if f.chunk > 0 else SAME
+    a = h_before + (row * f.h_row - f.I + skip)
     at_once = panels_at_once(rows, last - first)
     panel = first
     while panel < last:
         while panel + at_once > last:
             at_once //= 2
         z_row = at_once * width
-        weights = pointer(f.weights, v) + panel * depth * width
+        b = pointer(f.weights, v) + (panel * total + skip) * width
         if f.chunk > 0:
             start, start_row = projected + (panel - first) * width, projected_row
         else:
-            gemm(rows, at_once * PANEL, f.I, x, f.x_row, NEXT, weights, depth * width, pointer(f.bias, v) + panel * width, SAME, scratch, z_row)
-            start, start_row = scratch, z_row
-        h = h_before + row * f.h_row
-        gemm(rows, at_once * PANEL, f.H, h, f.h_row, NEXT, weights + f.I * width, depth * width, start, start_row, scratch, z_row)
+            start, start_row = pointer(f.bias, v) + panel * width, SAME
+        gemm(rows, at_once * PANEL, total - skip, a, f.h_row, NEXT, b, total * width, start, start_row, scratch, z_row)
         for r in range(rows):
             for p in range(at_once):
                 update(v, f, t, row + r, panel + p, scratch + (r * z_row + p * width), h_after)
@@ -154,6 +163,11 @@ def forward(v, part, address):
     projected_row = (last - first) * PANEL * count
     blocks = (row_end - row + BLOCK_ROWS - 1) // BLOCK_ROWS
     arrivals = 0
+    mine, mine_end = row, row_end  # rows whose x this part copies
+    if f.by_units:
+        mine, mine_end = cut(f.B, f.parts, part), cut(f.B, f.parts, part + 1)
+    if f.chunk == 0:
+        stage(v, f, f.T - 1 if f.reverse else 0, mine, mine_end - mine, h - f.I)
     if f.by_units:  # h_0 must be whole before anybody reads it
         arrivals += f.parts
         barrier(f.sync, arrivals)
@@ -171,6 +185,8 @@ def forward(v, part, address):
             rows = row + cut(row_end - row, blocks, block + 1) - r
             z = projected + ((t - lowest) * f.B + r) * projected_row
             step(v, f, first, last, r, rows, t, h_before, h_after, z, projected_row, scratch)
+        if f.chunk == 0 and s + 1 < f.T:
+            stage(v, f, t - 1 if f.reverse else t + 1, mine, mine_end - mine, h_after - f.I)
         if f.by_units:
             arrivals += f.parts
             barrier(f.sync, arrivals)

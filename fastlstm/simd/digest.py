@@ -10,7 +10,7 @@ from fastlstm.simd.isa import target
 from fastlstm.simd.vector import BYTE, I32, advance, typed
 
 I64 = ir.IntType(64)
-STREAMS = 8  # registers of running hashes; a lane of each sees one word in so many
+STREAMS = 8  # registers of running hashes
 ODD = 0x9E3779B1  # 2^32 over the golden ratio
 TURN = 13
 
@@ -20,8 +20,8 @@ def words() -> int:
     return STREAMS * target().bits // 32 + 1
 
 
-def _mix(builder, state, word):
-    """rotate(state ^ word) * odd: a changed word changes the state, and goes on changing it."""
+def _mix(builder, state, word, following):
+    """(rotate(state ^ word) + following) * odd: a changed word changes the state, and goes on changing it."""
     ty = state.type
 
     def constant(value):
@@ -29,7 +29,7 @@ def _mix(builder, state, word):
 
     state = builder.xor(state, word)
     turned = builder.or_(builder.shl(state, constant(TURN)), builder.lshr(state, constant(32 - TURN)))
-    return builder.mul(turned, constant(ODD))
+    return builder.mul(builder.add(turned, following), constant(ODD))
 
 
 @intrinsic
@@ -39,7 +39,8 @@ def absorb(typingctx, address, nbytes, digest):
     def codegen(context, builder, sig, args):
         vec, size = ir.VectorType(I32, target().bits // 32), target().bits // 8
         base, out = (builder.inttoptr(args[k], BYTE.as_pointer()) for k in (0, 2))
-        group = STREAMS * size
+        half = STREAMS * size
+        group = 2 * half
         whole = builder.sub(args[1], builder.urem(args[1], I64(group)))
 
         def at(builder, pointer, offset, ty):
@@ -60,9 +61,14 @@ def absorb(typingctx, address, nbytes, digest):
             states = [builder.phi(ty) for _ in slots]
             after = []
             for k, state in enumerate(states):
-                word = builder.load(at(builder, base, builder.add(offset, I64(k * size)), ty))
+                place = builder.add(offset, I64(k * size))
+                word = builder.load(at(builder, base, place, ty))
                 word.align = 4
-                after.append(_mix(builder, state, word))
+                second = ir.Constant(ty, 1)
+                if ty is vec:
+                    second = builder.load(at(builder, base, builder.add(place, I64(half)), ty))
+                    second.align = 4
+                after.append(_mix(builder, state, word, second))
             following = builder.add(offset, I64(step))
             for phi, a, b in zip([offset, *states], [begin, *first], [following, *after], strict=True):
                 phi.add_incoming(a, before)

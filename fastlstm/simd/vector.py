@@ -116,6 +116,19 @@ def pointer_add(context, builder, sig, args):
     return advance(builder, args[0], builder.mul(args[1], args[1].type(size)))
 
 
+@infer_global(operator.sub)
+class PointerSub(AbstractTemplate):
+    def generic(self, args, kws):
+        if len(args) == 2 and isinstance(args[0], Pointer) and isinstance(args[1], types.Integer):
+            return signature(args[0], args[0], types.intp)
+        return None
+
+
+@lower_builtin(operator.sub, Pointer, types.intp)
+def pointer_sub(context, builder, sig, args):
+    return pointer_add(context, builder, sig, [args[0], builder.neg(args[1])])
+
+
 @infer_global(operator.getitem)
 class PointerGet(AbstractTemplate):
     def generic(self, args, kws):
@@ -322,3 +335,21 @@ def copysign(typingctx, a, b):
 @lower_cast(types.Float, Vector)
 def float_to_vector(context, builder, fromty, toty, value):
     return splat_value(builder, context.cast(builder, value, fromty, toty.dtype), width(toty.dtype))
+
+
+@intrinsic
+def reciprocal(typingctx, a):
+    """1 / a for a of moderate size, within 1 ULP."""
+
+    def codegen(context, builder, sig, args):
+        (value,) = args
+        one = ir.Constant(value.type, [1.0] * value.type.count)
+        if target().name != "avx512" or a.dtype != types.float32:
+            return builder.fdiv(one, value)
+        # An estimate of 14 bits and one step of Newton: a division keeps the divider busy for 16 cycles, and the cell needs two.
+        everywhere = ir.Constant(ir.IntType(16), -1)
+        guess = call(builder, "llvm.x86.avx512.rcp14.ps.512", value.type, [value, value, everywhere])
+        error = fma_value(builder, a.dtype, builder.fneg(value), guess, one)
+        return fma_value(builder, a.dtype, guess, error, guess)
+
+    return a(a), codegen
