@@ -122,6 +122,7 @@ class Team:
         """An engine's answer; EngineFailed leaves its process to be replaced."""
         remote = self.remotes[label]
         if not remote.alive:
+            remote.stop()
             self.remotes[label] = remote = self._launch(label)
             info = self._greet(label, remote)
             if info.status != "ok":

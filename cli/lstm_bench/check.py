@@ -58,6 +58,12 @@ def requirement(reference: str, folder: Path) -> str:
     return str(source)
 
 
+def _reason(said: str) -> str:
+    """The line of pip's output that names the fault."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "pip gave no reason")
+
+
 @contextmanager
 def built(reference: str, dependencies: bool = False) -> Iterator[tuple[str, ...]]:
     """Install a reference into a folder of its own; gives the path to import it from.
@@ -83,8 +89,7 @@ def built(reference: str, dependencies: bool = False) -> Iterator[tuple[str, ...
             [*command, requirement(reference, Path(folder))], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            said = done.stderr.strip().splitlines()
-            raise CheckError(f"{reference!r} could not be installed: {said[-1] if said else 'pip gave no reason'}")
+            raise CheckError(f"{reference!r} could not be installed: {_reason(done.stderr)}")
         yield (str(target), *site.getsitepackages(), site.getusersitepackages())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -62,7 +63,8 @@ class Remote:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, bufsize=1,
             env={**environment(threads, path or own_path()), **(variables or {})}, **group)  # fmt: skip
         self._lines: queue.Queue[Any] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -119,15 +121,16 @@ class Remote:
 
     def stop(self, kill: bool = False) -> None:
         """End the process: by closing its pipe, or at once."""
+        assert self._process.stdin is not None and self._process.stdout is not None
         if kill:
             self._process.kill()
-        elif self._process.stdin is not None:
-            try:
-                self._process.stdin.close()
-            except OSError:
-                pass  # it died with a message unread
+        with contextlib.suppress(OSError):  # it may have died with a message unread
+            self._process.stdin.close()
         try:
             self._process.wait(timeout=3)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+        self._log.close()

@@ -116,7 +116,12 @@ def table(document: Document) -> tuple[list[Column], list[Row]]:
     several = len({m.threads for m in document.measurements}) > 1
     columns = [Column("case", left=True), Column("mode", left=True)]
     columns += [Column("thr")] if several else []
-    columns += map(Column, ("median\nms", "GFLOP/s", "% of\npeak", "us a\nstep"))
+    columns += [
+        Column("median\nms"),
+        Column("GFLOP/s", spare=True),
+        Column("% of\npeak"),
+        Column("us a\nstep", spare=True),
+    ]
     columns += [Column(_HEADINGS.get(label, label)) for label in others]
     columns += [Column("x the\nbest")] if others else []
     rows: list[Row] = []

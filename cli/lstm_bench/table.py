@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import click
+
 
 class Column(NamedTuple):
-    """A heading, broken into lines at newlines, and whether the cells stand to the left."""
+    """A heading, broken into lines at newlines, whether the cells stand to the left, and whether it can be spared."""
 
     heading: str
     left: bool = False
+    spare: bool = False
 
 
 class Cell(NamedTuple):
@@ -29,8 +32,6 @@ def _cell(value: Cell | str) -> Cell:
 
 def plain(columns: Sequence[Column], rows: Sequence[Row], gap: int = 2) -> str:
     """The table as aligned lines; colours are ANSI codes, which click leaves out where there is no terminal."""
-    import click
-
     headings = [column.heading.split("\n") for column in columns]
     depth = max(map(len, headings))
     cells = [[_cell(value) for value in row] for row in rows]
@@ -53,6 +54,18 @@ def plain(columns: Sequence[Column], rows: Sequence[Row], gap: int = 2) -> str:
             texts.append(click.style(text, fg=cell.colour) if cell.colour else text)
         lines.append((" " * gap).join(texts).rstrip())
     return "\n".join(lines)
+
+
+def fitted(columns: Sequence[Column], rows: Sequence[Row], width: int = 100) -> str:
+    """The table within a width: set closer if it has to be, then without the columns that can be spared, last first."""
+    kept = list(range(len(columns)))
+    spare = [k for k in kept if columns[k].spare]
+    while True:
+        for gap in (2, 1):
+            text = plain([columns[k] for k in kept], [[row[k] for k in kept] for row in rows], gap)
+            if not spare or max(len(click.unstyle(line)) for line in text.splitlines()) <= width:
+                return text
+        kept.remove(spare.pop())
 
 
 def markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:

@@ -49,7 +49,7 @@ def show(document: Document, as_markdown: bool = False) -> None:
         return
     click.echo(_about(document))
     columns, rows = summary.table(document)
-    click.echo("\n" + (table.markdown(columns, rows) if as_markdown else table.plain(columns, rows)) + "\n")
+    click.echo("\n" + (table.markdown(columns, rows) if as_markdown else table.fitted(columns, rows)) + "\n")
     for limits in document.limits:
         click.echo(f"100 % of peak: {limits.peak_gflops:.0f} GFLOP/s, multiply-adds in registers, {limits.dtype}, "
                    f"{limits.threads} thread{'s' * (limits.threads > 1)}, measured in this run.")  # fmt: skip
@@ -79,7 +79,7 @@ def machine_free_note(old: Document, new: Document) -> str:
 def show_changes(changes: Sequence[compare.Change], markdown: bool) -> None:
     """Print a comparison and what it comes to."""
     columns, rows = compare.table(changes)
-    click.echo("\n" + (table.markdown(columns, rows) if markdown else table.plain(columns, rows)) + "\n")
+    click.echo("\n" + (table.markdown(columns, rows) if markdown else table.fitted(columns, rows)) + "\n")
     click.echo(compare.tally(changes) + ".")
     for change in changes:
         if change.detail:

@@ -53,7 +53,7 @@ class Reference:
         work = workload.Workload(work.case, {k: v.astype(np.float64) for k, v in work.params.items()},
                                  work.x.astype(np.float64), work.dy.astype(np.float64))  # fmt: skip
         if self._reference is None:
-            return self._by_numpy(work, mode)
+            return self.by_numpy(work, mode)
         y, _, tape = self._reference.forward(
             work.params, work.x, num_layers=case.layers, bidirectional=case.bidirectional
         )
@@ -62,7 +62,7 @@ class Reference:
         dx, _, grads = self._reference.backward(tape, work.dy)
         return {"y": y, "dx": dx, **grads}
 
-    def _by_numpy(self, work: workload.Workload, mode: str) -> dict[str, np.ndarray]:
+    def by_numpy(self, work: workload.Workload, mode: str) -> dict[str, np.ndarray]:
         engine = engines.load(engines.ALWAYS)(1)
         if mode != "training":
             return {"y": engine.inference(work)()}
