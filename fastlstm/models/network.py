@@ -201,6 +201,7 @@ class Network:
 
     def get_weights(self) -> list[np.ndarray]:
         """Copies of all variables, in Keras's order and layout."""
+        self.build()
         return [w for layer in self.layers for w in layer.get_weights()]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
