@@ -1,0 +1,75 @@
+"""Small kernels over the library's vectors, so that a test can call them with NumPy arrays."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from fastlstm.kernels.gemm import gemm
+from fastlstm.simd.math import sigmoid_below, tanh_ratio
+from fastlstm.simd.tile import tile
+from fastlstm.simd.vector import copysign, fma, lanes, load, magnitude, pointer, splat, store, where_less
+
+LIKE = {"float32": np.zeros(0, np.float32), "float64": np.zeros(0, np.float64)}  # the first argument of each kernel: it has the dtype
+compiled = numba.njit(error_model="numpy")
+
+
+def address(array: np.ndarray) -> int:
+    return array.ctypes.data
+
+
+@compiled
+def copy_lanes(v, source, target, n_load, n_store):
+    """One vector: the first lanes loaded, the first lanes stored."""
+    store(pointer(target, v), load(pointer(source, v), n_load), n_store)
+
+
+@compiled
+def copy_vector(v, source, target):
+    store(pointer(target, v), load(pointer(source, v)))
+
+
+@compiled
+def arithmetic(v, a, b, c, out):
+    """One row of `out` for each operation of three vectors."""
+    count = lanes(v)
+    x, y, z, to = load(pointer(a, v)), load(pointer(b, v)), load(pointer(c, v)), pointer(out, v)
+    store(to, x + y)
+    store(to + count, x - y)
+    store(to + 2 * count, x * y)
+    store(to + 3 * count, x / y)
+    store(to + 4 * count, -x)
+    store(to + 5 * count, fma(x, y, z))
+    store(to + 6 * count, where_less(x, y, z, x))
+    store(to + 7 * count, magnitude(x))
+    store(to + 8 * count, copysign(x, y))
+    store(to + 9 * count, splat(1.5, x))
+    store(to + 10 * count, 2.0 - x)
+    store(to + 11 * count, fma(x, 0.5, z))
+
+
+@compiled
+def tanh_into(v, x, above, below, n):
+    """Numerator and denominator of tanh, element by element."""
+    for k in range(0, n, lanes(v)):
+        p, q = tanh_ratio(load(pointer(x, v) + k, n - k))
+        store(pointer(above, v) + k, p, n - k)
+        store(pointer(below, v) + k, q, n - k)
+
+
+@compiled
+def sigmoid_into(v, x, below, n):
+    """What the sigmoid is one over."""
+    for k in range(0, n, lanes(v)):
+        store(pointer(below, v) + k, sigmoid_below(load(pointer(x, v) + k, n - k)), n - k)
+
+
+@compiled
+def run_tile(v, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row):
+    to = pointer(b, v)
+    tile(rows, vectors, depth, pointer(a, v), a_row, a_step, to, b_panel, pointer(start, v), start_row, pointer(c, v), c_row, to)
+
+
+@compiled
+def run_gemm(v, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row):
+    gemm(rows, vectors, depth, pointer(a, v), a_row, a_step, pointer(b, v), b_panel, pointer(start, v), start_row, pointer(c, v), c_row)

@@ -1,0 +1,68 @@
+"""No pass reads or writes beyond the arrays that it is given: each ends where a page begins that nobody may touch, which ends the process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import ctypes, faulthandler, mmap, sys
+import numpy as np
+faulthandler.enable()
+import fastlstm
+from layer_case import LayerCase
+
+libc = ctypes.CDLL(None, use_errno=True)
+kept = []
+
+def guarded(array):
+    page = mmap.PAGESIZE
+    size = -(-array.nbytes // page) * page
+    area = mmap.mmap(-1, size + page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(area))
+    if libc.mprotect(ctypes.c_void_p(start + size), page, 0):
+        raise OSError(ctypes.get_errno(), "mprotect")
+    copy = np.frombuffer(area, array.dtype, array.size, size - array.nbytes).reshape(array.shape)
+    copy[...] = array
+    kept.append(area)
+    return copy
+
+for options in sys.argv[1:]:
+    case = eval(f"LayerCase({options})")
+    plain = case.found()
+    for name, array in case.arrays.items():
+        case.arrays[name] = guarded(array)
+    for name, array in case.lstm._parameters.items():
+        case.lstm._parameters[name] = guarded(array)
+    case.lstm._packed.clear()
+    for threads in (1, 2):
+        fastlstm.set_num_threads(threads)
+        found = case.found()
+        assert all(np.array_equal(found[name], plain[name]) for name in plain), options
+        case.inferred()
+    if not case.bidirectional:
+        case.lstm.stream(case.B).step(case.arrays["x"][0])
+print("kept within")
+x = guarded(np.zeros(4, np.float32))
+sys.stdout.flush()
+ctypes.string_at(x.ctypes.data + x.nbytes, 1)  # the guard does guard: this must end the process
+"""
+CASES = [
+    "T=1, B=1, I=1, H=1",
+    "T=3, B=2, I=3, H=5, dtype='float64'",
+    "T=5, B=7, I=17, H=33, layers=2",
+    "T=40, B=4, I=20, H=65, bidirectional=True",
+    "T=9, B=13, I=130, H=31, dtype='float64'",
+    "T=70, B=8, I=64, H=96",
+]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pages are guarded by Linux's mprotect")
+def test_nothing_beyond_the_arrays() -> None:
+    command = [sys.executable, "-c", SCRIPT, *CASES]
+    process = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert process.stdout == "kept within\n", process.stderr
+    assert process.returncode < 0, "the guard did not guard"

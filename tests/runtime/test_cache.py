@@ -1,0 +1,115 @@
+"""The kernel cache: its name follows the sources, a second process compiles nothing, and nothing breaks where nothing can be written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import pytest
+
+from fastlstm.runtime import cache
+
+CALL = """
+import warnings
+import numpy as np
+from numba.core import event
+import fastlstm
+with warnings.catch_warnings(record=True) as caught, event.install_recorder("numba:compile") as compiled:
+    warnings.simplefilter("always")
+    for seed in range(2):
+        lstm = fastlstm.LSTM(3, 5, seed=0)
+        y, _ = lstm(np.ones((4, 2, 3), np.float32))
+names = sorted({str(entry.data["dispatcher"].py_func.__module__) for _, entry in compiled.buffer if "dispatcher" in entry.data})
+print(len(caught), sum(name.startswith("fastlstm") for name in names), y.tobytes().hex()[:40])
+print(*(str(warning.message) for warning in caught), sep="\\n")
+"""
+
+
+def start(folder: Path) -> subprocess.Popen:
+    environment = os.environ | {"FASTLSTM_CACHE_DIR": str(folder)}
+    return subprocess.Popen([sys.executable, "-c", CALL], cwd=Path(__file__).parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> tuple[int, int, str, str]:
+    """Warnings, whether anything of this package was compiled, the sum of y, and the warnings' text."""
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    first, *rest = out.splitlines()
+    warned, compiled, total = first.split()
+    return int(warned), int(compiled), total, "\n".join(rest)
+
+
+def test_processes_share_it(tmp_path: Path) -> None:
+    """Two processes fill a cache at the same time; a third compiles nothing."""
+    fillers = [start(tmp_path), start(tmp_path)]
+    results = [finish(process) for process in fillers]
+    assert all(warned == 0 and compiled > 0 for warned, compiled, *_ in results)
+    assert list(tmp_path.glob("*/*.nbi")) and list(tmp_path.glob("*/*.nbc"))
+    warned, compiled, total, _ = finish(start(tmp_path))
+    assert (warned, compiled) == (0, 0)
+    assert {total} == {result[2] for result in results}
+    assert [path.name for path in tmp_path.iterdir()] == [cache.digest()]
+    assert not list(cache.PACKAGE.rglob("*.nb[ci]")), "kernels are kept beside the sources"
+
+
+def test_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    warned, compiled, _, text = finish(start(tmp_path / "file" / "folder"))
+    assert (warned, compiled > 0) == (1, True)
+    assert "fastlstm keeps no compiled kernels" in text and "set FASTLSTM_CACHE_DIR to a writable folder" in text
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package, of which the digest is taken."""
+    shutil.copytree(cache.PACKAGE, tmp_path / "fastlstm")
+    monkeypatch.setattr(cache, "PACKAGE", tmp_path / "fastlstm")
+    return tmp_path / "fastlstm"
+
+
+def test_digest_follows_every_source_of_a_kernel(copy: Path) -> None:
+    digest = cache.digest.__wrapped__
+    seen = {digest()}
+    rooms = {path.parent.name for path in cache.sources()}
+    assert rooms == {"simd", "kernels", "passes", "runtime"}
+    for path in cache.sources():
+        kept = path.read_bytes()
+        path.write_bytes(kept + b"\n# edited\n")
+        assert digest() not in seen, path
+        seen.add(digest())
+        path.write_bytes(kept)
+    (copy / "simd" / "another.py").write_text("")
+    assert digest() not in seen
+
+
+def test_digest_follows_versions_and_nothing_else(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = cache.digest.__wrapped__
+    before = digest()
+    for name in ("layer.py", "checks.py", "reference.py"):
+        (copy / name).write_text("")
+    assert digest() == before
+    monkeypatch.setattr(numba, "__version__", "0.0")
+    assert digest() != before
+
+
+def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FASTLSTM_CACHE_DIR", str(tmp_path / "a"))
+    assert cache.root() == tmp_path / "a"
+    monkeypatch.delenv("FASTLSTM_CACHE_DIR")
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "b"))
+    assert cache.root() == tmp_path / "b"
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
+    if sys.platform != "win32":
+        assert cache.root() == tmp_path / "c" / "fastlstm"
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setenv("HOME", str(tmp_path / "d"))
+        assert cache.root() == tmp_path / "d" / ".cache" / "fastlstm"
+
+
+def test_functions_of_others_are_left_to_numba() -> None:
+    assert cache.Locator.from_function(test_where_it_lies, __file__) is None

@@ -1,0 +1,159 @@
+"""Threads: counts, threading layers, forked children, concurrent callers, and what belongs to others left alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from layer_case import LayerCase
+
+import fastlstm
+from fastlstm.runtime import threads
+from fastlstm.runtime.jit import Variant
+from fastlstm.runtime.workers import worker
+
+CASES = [LayerCase(T=40, B=8, I=33, H=96), LayerCase(T=30, B=1, I=16, H=256, bidirectional=True), LayerCase(T=30, B=1, I=16, H=256)]
+
+
+def fingerprint() -> str:
+    """A hash of all results of `CASES`."""
+    total = hashlib.sha256()
+    for case in CASES:
+        for name, array in sorted((case.found() | {f"inferred {name}": array for name, array in case.inferred().items()}).items()):
+            total.update(name.encode() + array.tobytes())
+    return total.hexdigest()
+
+
+def python(script: str, **environment: str) -> list[str]:
+    """The words that a script prints in a process of its own; it finds the tests' modules."""
+    here = Path(__file__).parent
+    environment |= {"PYTHONPATH": os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.run(
+        [sys.executable, "-c", script], cwd=here, env=os.environ | environment, capture_output=True, text=True, timeout=300
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout.split()
+
+
+def test_counts() -> None:
+    most = numba.config.NUMBA_NUM_THREADS
+    for n in (1, 2, np.int64(3), np.uint8(4)):
+        fastlstm.set_num_threads(n)
+        assert fastlstm.get_num_threads() == min(n, most)
+    fastlstm.set_num_threads(10**6)
+    assert fastlstm.get_num_threads() == most
+
+
+def test_default_is_the_processors_of_this_process() -> None:
+    script = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import fastlstm
+print(fastlstm.get_num_threads())
+"""
+    if not hasattr(os, "sched_setaffinity"):
+        assert fastlstm.get_num_threads() <= os.cpu_count()
+        return
+    assert python(script, NUMBA_NUM_THREADS="4") == ["1"]
+
+
+def test_nobody_elses_count_is_touched() -> None:
+    """Numba sets OpenMP's default count as it starts its threads, which is torch's too; Numba's own is asked last, since the question itself does so."""
+    pytest.importorskip("torch")
+    script = """
+import torch
+torch.set_num_threads(3)
+import test_threads, fastlstm, numba
+fastlstm.set_num_threads(2)
+test_threads.fingerprint()
+print(torch.get_num_threads(), numba.threading_layer(), numba.get_num_threads())
+"""
+    assert python(script, NUMBA_THREADING_LAYER="omp", NUMBA_NUM_THREADS="4") == ["3", "omp", "4"]
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_each_threading_layer_gives_the_same_bits(layer: str) -> None:
+    """Also from many Python threads at once, which would abort the process if they met inside the workqueue layer."""
+    fastlstm.set_num_threads(1)
+    expected = fingerprint()
+    script = """
+import numba, threading
+import test_threads, fastlstm
+fastlstm.set_num_threads(2)
+found = [test_threads.fingerprint()]
+def run():
+    found.append(test_threads.fingerprint())
+pool = [threading.Thread(target=run) for _ in range(4)]
+for thread in pool: thread.start()
+for thread in pool: thread.join()
+print(numba.threading_layer(), len(found), *set(found))
+"""
+    assert python(script, NUMBA_THREADING_LAYER=layer) == [layer, "5", expected]
+
+
+def test_a_forked_child_works() -> None:
+    """A child forked after the threads were started has none of them: GNU OpenMP would end it. It computes alone, to the same bits."""
+    if not hasattr(os, "fork"):
+        return
+    script = """
+import os, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+import test_threads, fastlstm
+fastlstm.set_num_threads(2)
+first = test_threads.fingerprint()
+child = os.fork()
+if child == 0:
+    os._exit(0 if test_threads.fingerprint() == first else 3)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(status, first == test_threads.fingerprint())
+"""
+    assert python(script, NUMBA_THREADING_LAYER="omp") == ["0", "True"]
+
+
+def test_a_child_forked_before_the_first_call_works() -> None:
+    if not hasattr(os, "fork"):
+        return
+    script = """
+import os
+import test_threads, fastlstm
+fastlstm.set_num_threads(2)
+child = os.fork()
+first = test_threads.fingerprint()
+if child == 0:
+    os._exit(0 if len(first) == 64 else 3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert python(script) == ["0"]
+
+
+def test_parts_beyond_the_threads_fall_back_to_one() -> None:
+    """More parts than threads can never meet: the rendezvous is given up, and the call done serially, to the same bits."""
+    script = """
+import fastlstm.layer as layer
+from fastlstm.plan import Plan
+import test_threads, fastlstm
+fastlstm.set_num_threads(1)
+first, planned = test_threads.fingerprint(), (layer.plan_forward, layer.plan_backward)
+layer.plan_forward = lambda *a, **k: planned[0](*a, **k)._replace(parts=5, by_units=True, chunk=0)
+layer.plan_backward = lambda *a, **k: planned[1](*a, **k)._replace(parts=5, by_units=True)
+print(first == test_threads.fingerprint())
+"""
+    assert python(script, NUMBA_NUM_THREADS="2") == ["True"]
+
+
+def test_workers_release_the_gil() -> None:
+    """ctypes keeps the GIL for functions of Python's own interface alone, which are marked so."""
+    holds = 4
+    assert not type(worker("forward", Variant()).run)._flags_ & holds
+
+
+def test_one_part_needs_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_compiled_region", lambda: pytest.fail("a region was entered"))
+    fastlstm.set_num_threads(1)
+    CASES[0].inferred()

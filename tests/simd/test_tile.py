@@ -1,0 +1,45 @@
+"""The tile: every shape that the target's registers carry, exactly, for every way in which A, B and the start may lie."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from kernel_case import run_tile
+from product_case import Product
+
+from fastlstm.simd.isa import target
+from fastlstm.simd.tile import PANEL, shapes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", shapes(), ids=str)
+def test_exact(shape: tuple[int, int], dtype: str) -> None:
+    for depth in (1, 2, 3, 64, 129):
+        for by_columns in (False, True):
+            for one_start in (False, True):
+                product = Product(dtype, *shape, depth, by_columns=by_columns, one_start=one_start)
+                np.testing.assert_array_equal(product.run(run_tile), product.exact())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_element_has_the_same_bits_in_every_shape(dtype: str) -> None:
+    """Products are added in the order of k, whatever the tile: real numbers tell, integers could not."""
+    depth = 100
+    large = {vectors: Product(dtype, 1, vectors, depth, exact=False) for _, vectors in shapes()}
+    for rows, vectors in shapes():
+        product = Product(dtype, rows, vectors, depth, exact=False)
+        found = product.run(run_tile)
+        for row in range(rows):
+            alone = large[vectors]
+            alone.a, alone.b, alone.start = product.a[row : row + 1], product.b, product.start[row : row + 1]
+            np.testing.assert_array_equal(alone.run(run_tile)[0], found[row])
+        narrow = Product(dtype, rows, 1, depth, exact=False)
+        lanes = target().lanes(dtype)
+        narrow.a, narrow.b, narrow.start = product.a, product.b[:, :lanes].copy(), product.start[:, :lanes].copy()
+        if (rows, 1) in shapes():
+            np.testing.assert_array_equal(narrow.run(run_tile), found[:, :lanes])
+
+
+def test_accumulators_fit_in_the_registers() -> None:
+    assert set(shapes()) >= {(rows, vectors) for rows in range(1, target().tile_rows + 1) for vectors in range(1, PANEL + 1)}
+    assert all(rows * vectors < target().registers for rows, vectors in shapes())

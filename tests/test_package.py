@@ -1,0 +1,160 @@
+"""The house: which room imports which, the public names, and that an import compiles nothing and loads nobody else's library."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastlstm
+
+PACKAGE = Path(fastlstm.__file__).parent
+SURFACE = {"", "cell", "checks", "layer", "lstm_cell", "stream"}  # "" is the package itself
+ADAPTERS = {"torch", "keras", "onnx", "sklearn"}  # each named after the one library that it, and nobody else, imports
+# What each room, or file of the package's top folder, may import of the package besides itself.
+ALLOWED = {
+    "cell": set(),
+    "checks": set(),
+    "reference": {"cell"},
+    "runtime": set(),
+    "simd": {"runtime"},
+    "kernels": {"simd", "runtime"},
+    "plan": {"simd"},
+    "passes": {"kernels", "simd", "runtime", "plan"},
+    "stream": {"passes", "runtime", "checks"},
+    "layer": {"stream", "passes", "plan", "runtime", "cell", "checks"},
+    "lstm_cell": {"layer", "checks"},
+    "": {"layer", "lstm_cell", "stream", "passes", "runtime"},
+    "models": SURFACE | {"runtime"},
+    **{adapter: SURFACE | {"models"} for adapter in ADAPTERS},
+}
+# The one knot: a worker is looked up by its name in passes.entries when it is compiled, at the latest moment.
+LATE = {("runtime/workers.py", "passes")}
+# Who may import a library besides NumPy and Python's own: the rooms, or the files.
+OTHERS = {
+    "llvmlite": {"simd", "runtime/jit.py", "runtime/threads.py", "runtime/cache.py"},
+    "numba": {"simd", "runtime", "models/kernels.py"},
+    "matplotlib": {"models"},
+    **{adapter: {adapter} for adapter in ADAPTERS},
+}
+
+
+def room(parts: tuple[str, ...]) -> str:
+    """The room of a file or module inside the package."""
+    return parts[0] if parts else ""
+
+
+def imports() -> list[tuple[str, str]]:
+    """(file, imported module) for every import in the package, those inside functions included; names of the package are told apart from modules."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found += [(name, alias.name) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{name}: a relative import"
+                base = PACKAGE.joinpath(*node.module.split(".")[1:])
+                for alias in node.names:
+                    inside = node.module.startswith("fastlstm") and ((base / alias.name).is_dir() or (base / f"{alias.name}.py").exists())
+                    found.append((name, f"{node.module}.{alias.name}" if inside else node.module))
+    assert len(found) > 50, "the package was not found"
+    return found
+
+
+def room_of_file(name: str) -> str:
+    parts = tuple(name.removesuffix(".py").split("/"))
+    return room(() if parts == ("__init__",) else parts)
+
+
+def test_imports_run_one_way() -> None:
+    wrong = []
+    for name, module in imports():
+        if not module.startswith("fastlstm"):
+            continue
+        here, there = room_of_file(name), room(tuple(module.split(".")[1:]))
+        assert here in ALLOWED, f"{name}: a new room; say in ALLOWED what it may import"
+        if there != here and there not in ALLOWED[here] and (name, there) not in LATE:
+            wrong.append(f"{name} imports {module}")
+    assert not wrong
+
+
+def test_the_order_has_no_circle() -> None:
+    """ALLOWED itself runs one way: the rooms can be sorted, each after those that it imports."""
+    left = {name: set(needs) for name, needs in ALLOWED.items()}
+    while left:
+        free = [name for name, needs in left.items() if not needs & set(left)]
+        assert free, f"a circle among {sorted(left)}"
+        for name in free:
+            del left[name]
+
+
+def test_other_libraries_stay_in_their_rooms() -> None:
+    wrong = []
+    for name, module in imports():
+        library = module.split(".")[0]
+        if library in sys.stdlib_module_names or library in ("fastlstm", "numpy"):
+            continue
+        if not {room_of_file(name), name} & OTHERS.get(library, set()):
+            wrong.append(f"{name} imports {module}")
+    assert not wrong
+
+
+def test_the_reference_is_plain_numpy() -> None:
+    used = {module.split(".")[0] for name, module in imports() if name in ("reference.py", "cell.py")} - set(sys.stdlib_module_names)
+    assert used == {"numpy", "fastlstm"}
+    assert not [name for name, module in imports() if module == "fastlstm.reference"], "something fast imports the specification"
+
+
+def test_public_names() -> None:
+    assert sorted(fastlstm.__all__) == ["LSTM", "LSTMCell", "Stream", "__version__", "get_num_threads", "set_num_threads"]
+    assert all(hasattr(fastlstm, name) for name in fastlstm.__all__)
+
+
+def test_public_names_are_documented() -> None:
+    for name in fastlstm.__all__:
+        thing = getattr(fastlstm, name)
+        if isinstance(thing, type):
+            members = [value for key, value in vars(thing).items() if not key.startswith("_") and (callable(value) or isinstance(value, property))]
+            assert all(member.__doc__ for member in members), name
+        assert thing.__doc__, name
+
+
+def test_version() -> None:
+    project = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    assert re.search(r'^version = "(.+)"$', project, re.M)[1] == fastlstm.__version__
+
+
+def run(script: str) -> str:
+    command = [sys.executable, "-W", "error", "-c", script]
+    return subprocess.run(command, cwd=Path(__file__).parent, check=True, capture_output=True, text=True).stdout
+
+
+def test_import_compiles_nothing() -> None:
+    script = """
+from numba.core import event
+with event.install_recorder("numba:compile") as imported:
+    import fastlstm
+    layer = fastlstm.LSTM(3, 4)
+    cell = fastlstm.LSTMCell(3, 4)
+with event.install_recorder("numba:compile") as called:
+    import numba
+    numba.njit(lambda: 1)()
+print(len(imported.buffer), len(called.buffer) > 0)
+"""
+    assert run(script).split() == ["0", "True"]
+
+
+def test_import_loads_nobody_elses_library() -> None:
+    loaded = run("import sys, fastlstm; print(*{name.split('.')[0] for name in sys.modules})").split()
+    assert {"fastlstm", "numba", "numpy", "llvmlite"} <= set(loaded)
+    assert not {"torch", "tensorflow", "keras", "jax", "onnx", "onnxruntime", "sklearn", "matplotlib", "click", "lstm_bench"} & set(loaded)
+
+
+@pytest.mark.parametrize("module", ["reference", "simd.math", "runtime.workers", "passes.entries", "kernels.gemm", "plan"])
+def test_each_room_can_be_entered_first(module: str) -> None:
+    assert run(f"import fastlstm.{module} as entered; print(entered.__name__)").strip() == f"fastlstm.{module}"
