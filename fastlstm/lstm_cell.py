@@ -17,8 +17,8 @@ SUFFIX = "_l0"  # what the layer's names have more than the cell's
 class LSTMCell:
     """One step of a long short-term memory layer: (h, c) from x and the (h, c) before; `LSTM` states the equations.
 
-    A cell is for loops whose next input depends on their last output. A sequence that is known beforehand is faster through `LSTM`, and one that
-    arrives step by step through `LSTM.stream`; the outputs of all three are the same bits.
+    A cell is for loops whose next input depends on their last output. A sequence that is known beforehand is faster
+    through `LSTM`, and one that arrives step by step through `LSTM.stream`; the outputs of all three are the same bits.
 
     Parameters
     ----------
@@ -34,8 +34,8 @@ class LSTMCell:
     Attributes
     ----------
     parameters : Mapping[str, numpy.ndarray]
-        `weight_ih` (4H, I), `weight_hh` (4H, H), `bias_ih` and `bias_hh` (4H,); gate order i, f, g, o. The arrays may be changed in place at any
-        time between calls.
+        `weight_ih` (4H, I), `weight_hh` (4H, H), `bias_ih` and `bias_hh` (4H,); gate order i, f, g, o. The arrays may
+        be changed in place at any time between calls.
 
     Raises
     ------
@@ -43,7 +43,9 @@ class LSTMCell:
         An argument of the wrong type or out of range; the message names it.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, dtype: Any = np.float32, seed: int | None = None) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, dtype: Any = np.float32, seed: int | None = None
+    ) -> None:
         self._layer = LSTM(input_size, hidden_size, bias=bias, dtype=dtype, seed=seed)
         self.input_size, self.hidden_size = self._layer.input_size, self._layer.hidden_size
         self.bias, self.dtype = self._layer.bias, self._layer.dtype
@@ -63,7 +65,8 @@ class LSTMCell:
         Raises
         ------
         TypeError, ValueError
-            No mapping, or names that are missing, unexpected or misshapen: one error lists them all, and nothing has been copied.
+            No mapping, or names that are missing, unexpected or misshapen: one error lists them all, and nothing has
+            been copied.
         """
         parameters = dict(self.parameters)
         for name, value in checks.state_dict(state_dict, parameters).items():
@@ -111,7 +114,8 @@ class LSTMCell:
         tape
             What `forward` returned; spent by this call.
         dstate
-            (dh, dc), the gradients of the loss with respect to the h and c that `forward` returned, each of their shape.
+            (dh, dc), the gradients of the loss with respect to the h and c that `forward` returned, each of their
+            shape.
 
         Returns
         -------
@@ -136,7 +140,9 @@ class LSTMCell:
         if given.ndim not in (1, 2):
             raise ValueError(f"x must have the shape (B, I) or, for a single row, (I,), but has {given.shape}")
         if given.shape[-1] != self.input_size:
-            raise ValueError(f"x must have {self.input_size} features (input_size) on its last axis, but its shape is {given.shape}")
+            raise ValueError(
+                f"x must have {self.input_size} features (input_size) on its last axis, but its shape is {given.shape}"
+            )
         return given
 
     def _state(self, name: str, state: Any, x: np.ndarray) -> State | None:
@@ -145,5 +151,8 @@ class LSTMCell:
     def _shaped(self, name: str, state: Any, shape: tuple[int, ...]) -> State:
         """A state as the layer takes it, with one layer on its first axis."""
         meaning = "(B, H)" if len(shape) == 2 else "(H,)"
-        h, c = (checks.shaped(f"{part} of {name}", value, self.dtype, shape, meaning) for part, value in zip("hc", checks.pair(name, state), strict=True))
+        h, c = (
+            checks.shaped(f"{part} of {name}", value, self.dtype, shape, meaning)
+            for part, value in zip("hc", checks.pair(name, state), strict=True)
+        )
         return h[None], c[None]

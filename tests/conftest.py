@@ -1,4 +1,7 @@
-"""Settings of every test: threads enough to split a call in four, examples that are the same in every run, thread counts put back."""
+"""Settings of every test.
+
+Threads enough to split a call in four, examples that are the same in every run, thread counts put back.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "4")
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Derandomised: whether a commit passes is decided by the commit. The first example of all compiles kernels, so there is no deadline.
-settings.register_profile("fastlstm", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+# Derandomised: whether a commit passes is decided by the commit. The first example of all compiles kernels, so there
+# is no deadline.
+settings.register_profile(
+    "fastlstm", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("fastlstm")
 
 

@@ -10,7 +10,10 @@ from fastlstm.simd.math import sigmoid_below, tanh_ratio
 from fastlstm.simd.tile import tile
 from fastlstm.simd.vector import copysign, fma, lanes, load, magnitude, pointer, splat, store, where_less
 
-LIKE = {"float32": np.zeros(0, np.float32), "float64": np.zeros(0, np.float64)}  # the first argument of each kernel: it has the dtype
+LIKE = {
+    "float32": np.zeros(0, np.float32),
+    "float64": np.zeros(0, np.float64),
+}  # the first argument of each kernel: it has the dtype
 compiled = numba.njit(error_model="numpy")
 
 
@@ -67,9 +70,36 @@ def sigmoid_into(v, x, below, n):
 @compiled
 def run_tile(v, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row):
     to = pointer(b, v)
-    tile(rows, vectors, depth, pointer(a, v), a_row, a_step, to, b_panel, pointer(start, v), start_row, pointer(c, v), c_row, to)
+    tile(
+        rows,
+        vectors,
+        depth,
+        pointer(a, v),
+        a_row,
+        a_step,
+        to,
+        b_panel,
+        pointer(start, v),
+        start_row,
+        pointer(c, v),
+        c_row,
+        to,
+    )
 
 
 @compiled
 def run_gemm(v, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row):
-    gemm(rows, vectors, depth, pointer(a, v), a_row, a_step, pointer(b, v), b_panel, pointer(start, v), start_row, pointer(c, v), c_row)
+    gemm(
+        rows,
+        vectors,
+        depth,
+        pointer(a, v),
+        a_row,
+        a_step,
+        pointer(b, v),
+        b_panel,
+        pointer(start, v),
+        start_row,
+        pointer(c, v),
+        c_row,
+    )

@@ -1,4 +1,8 @@
-"""Cases for the layer: sizes and options, the arrays that follow from them and a seed, and the same call through the layer, the reference and torch."""
+"""Cases for the layer.
+
+Sizes and options, the arrays that follow from them and a seed, and the same call through the layer, the reference and
+torch.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ class LayerCase:
 
     T: int = 7
     B: int = 3
-    I: int = 5  # noqa: E741
+    I: int = 5
     H: int = 9
     layers: int = 1
     bidirectional: bool = False
@@ -35,13 +39,24 @@ class LayerCase:
     @cached_property
     def lstm(self) -> fastlstm.LSTM:
         return fastlstm.LSTM(
-            self.I, self.H, self.layers, self.bias, self.batch_first, bidirectional=self.bidirectional, dtype=self.dtype, seed=self.seed
+            self.I,
+            self.H,
+            self.layers,
+            self.bias,
+            self.batch_first,
+            bidirectional=self.bidirectional,
+            dtype=self.dtype,
+            seed=self.seed,
         )
 
     @cached_property
     def arrays(self) -> Arrays:
         """x, h_0, c_0, dy, dh_n, dc_n as the caller has them; the states are zeros for a case without any."""
-        rng, rows, directions = np.random.default_rng(self.seed + 1), 1 if self.unbatched else self.B, 1 + self.bidirectional
+        rng, rows, directions = (
+            np.random.default_rng(self.seed + 1),
+            1 if self.unbatched else self.B,
+            1 + self.bidirectional,
+        )
         states = (self.layers * directions, rows, self.H)
         shapes = {"x": (self.T, rows, self.I), "dy": (self.T, rows, directions * self.H)}
         shapes |= dict.fromkeys(("h_0", "c_0", "dh_n", "dc_n"), states)
@@ -57,7 +72,9 @@ class LayerCase:
         """From (T, B, n) or (D*L, B, n) to the caller's layout."""
         if self.unbatched:
             return np.ascontiguousarray(array[:, 0])
-        return np.ascontiguousarray(array.swapaxes(0, 1)) if self.batch_first and name in ("x", "y", "dy", "dx") else array
+        return (
+            np.ascontiguousarray(array.swapaxes(0, 1)) if self.batch_first and name in ("x", "y", "dy", "dx") else array
+        )
 
     def from_caller(self, name: str) -> np.ndarray:
         """One of `arrays` as float64 (T, B, n) or (D*L, B, n)."""
@@ -83,9 +100,15 @@ class LayerCase:
         """The same from the reference, computed in float64 from the very same numbers."""
         params = {name: array.astype(np.float64) for name, array in self.lstm.parameters.items()}
         state = self.from_caller("h_0"), self.from_caller("c_0")
-        options: dict[str, Any] = {"num_layers": self.layers, "bidirectional": self.bidirectional, "spec": CellSpec(bias=self.bias)}
+        options: dict[str, Any] = {
+            "num_layers": self.layers,
+            "bidirectional": self.bidirectional,
+            "spec": CellSpec(bias=self.bias),
+        }
         y, (h_n, c_n), tape = reference.forward(params, self.from_caller("x"), state, **options)
-        dx, (dh_0, dc_0), grads = reference.backward(tape, self.from_caller("dy"), (self.from_caller("dh_n"), self.from_caller("dc_n")))
+        dx, (dh_0, dc_0), grads = reference.backward(
+            tape, self.from_caller("dy"), (self.from_caller("dh_n"), self.from_caller("dc_n"))
+        )
         arrays = {"y": y, "h_n": h_n, "c_n": c_n, "dx": dx, "dh_0": dh_0, "dc_0": dc_0}
         return {name: self.to_caller(name, array) for name, array in arrays.items()} | grads
 
@@ -94,10 +117,19 @@ class LayerCase:
         import torch
 
         module = torch.nn.LSTM(
-            self.I, self.H, self.layers, self.bias, self.batch_first, bidirectional=self.bidirectional, dtype=torch.float64
+            self.I,
+            self.H,
+            self.layers,
+            self.bias,
+            self.batch_first,
+            bidirectional=self.bidirectional,
+            dtype=torch.float64,
         )
         module.load_state_dict({name: torch.tensor(array) for name, array in self.lstm.state_dict().items()})
-        a = {name: torch.tensor(array, dtype=torch.float64, requires_grad=name in ("x", "h_0", "c_0")) for name, array in self.arrays.items()}
+        a = {
+            name: torch.tensor(array, dtype=torch.float64, requires_grad=name in ("x", "h_0", "c_0"))
+            for name, array in self.arrays.items()
+        }
         y, (h_n, c_n) = module(a["x"], (a["h_0"], a["c_0"]))
         ((y * a["dy"]).sum() + (h_n * a["dh_n"]).sum() + (c_n * a["dc_n"]).sum()).backward()
         found = {"y": y, "h_n": h_n, "c_n": c_n, "dx": a["x"].grad, "dh_0": a["h_0"].grad, "dc_0": a["c_0"].grad}

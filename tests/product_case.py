@@ -1,4 +1,7 @@
-"""Products c = start + a b as the tile and `gemm` take them: strided A, packed B, a margin around C that must stay as it was."""
+"""Products c = start + a b as the tile and `gemm` take them.
+
+Strided A, packed B, a margin around C that must stay as it was.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,16 @@ MARGIN = -77.0
 class Product:
     """Integer-valued operands, whose products are exact in any order, or normal ones."""
 
-    def __init__(self, dtype: str, rows: int, vectors: int, depth: int, exact: bool = True, by_columns: bool = False, one_start: bool = False) -> None:
+    def __init__(
+        self,
+        dtype: str,
+        rows: int,
+        vectors: int,
+        depth: int,
+        exact: bool = True,
+        by_columns: bool = False,
+        one_start: bool = False,
+    ) -> None:
         self.dtype, self.rows, self.vectors, self.depth, self.one_start = dtype, rows, vectors, depth, one_start
         rng, self.width = np.random.default_rng([rows, vectors, depth]), vectors * target().lanes(dtype)
 

@@ -14,7 +14,8 @@ from layer_case import LayerCase
 import fastlstm
 from fastlstm.plan import PRODUCT_ROWS
 
-# Around the lanes of every target (2 to 16), the rows of its tiles (3, 6), the units of a panel (up to 64) and the steps of k of a block (128).
+# Around the lanes of every target (2 to 16), the rows of its tiles (3, 6), the units of a panel (up to 64) and the
+# steps of k of a block (128).
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129])
 ROWS = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 18, 19, 97])
 STEPS = st.sampled_from([1, 2, 3, 5, 8, 17, 41, 130])
@@ -33,7 +34,8 @@ def cases(draw: st.DrawFn, most_rows: int = 2000) -> LayerCase:
     return LayerCase(T, B, draw(SIZES), draw(SIZES), layers, dtype=dtype, seed=draw(st.integers(0, 99)), **flags)
 
 
-# Products for dW cut time where the rows of a chunk are full: at the boundary, one below, one above, and for a batch that is a chunk of its own.
+# Products for dW cut time where the rows of a chunk are full: at the boundary, one below, one above, and for a batch
+# that is a chunk of its own.
 BOUNDARIES = [
     LayerCase(T=PRODUCT_ROWS, B=1, I=3, H=5),
     LayerCase(T=PRODUCT_ROWS + 1, B=1, I=3, H=5, dtype="float64"),
@@ -63,7 +65,9 @@ def test_chunks_of_the_plan(case: LayerCase) -> None:
 
 @settings(max_examples=80)
 @given(case=cases(most_rows=600), threads=st.sampled_from([1, 2]))
-@example(case=LayerCase(T=30, B=13, I=33, H=65, layers=2, bidirectional=True, batch_first=True, dtype="float64"), threads=2)
+@example(
+    case=LayerCase(T=30, B=13, I=33, H=65, layers=2, bidirectional=True, batch_first=True, dtype="float64"), threads=2
+)
 def test_layer_is_torch(case: LayerCase, threads: int) -> None:
     fastlstm.set_num_threads(threads)
     tolerances.check(case.found(), case.expected_by_torch(), case)
@@ -95,7 +99,9 @@ def test_saturated_gates(dtype: str) -> None:
         if tolerances.operation(name) == "values":
             allowed = tolerances.bound(dtype, name, case) * tolerances.scale(name, wanted)
         else:  # the slope 1 - g^2 of a tanh that is off by so much is off by twice that, in each of the terms
-            allowed = 2 * tolerances.TANH[dtype] * (case.T * case.B if tolerances.operation(name) == "dparameters" else 8)
+            allowed = (
+                2 * tolerances.TANH[dtype] * (case.T * case.B if tolerances.operation(name) == "dparameters" else 8)
+            )
         np.testing.assert_allclose(found[name], wanted, rtol=0, atol=allowed, err_msg=name)
 
 
@@ -109,7 +115,9 @@ def test_dstate_alone_and_dy_alone_add_up() -> None:
         return [dx, *state, *grads.values()]
 
     zero, dstate = np.zeros_like(a["dy"]), (a["dh_n"], a["dc_n"])
-    for both, of_y, of_state in zip(gradients(a["dy"], dstate), gradients(a["dy"], None), gradients(zero, dstate), strict=True):
+    for both, of_y, of_state in zip(
+        gradients(a["dy"], dstate), gradients(a["dy"], None), gradients(zero, dstate), strict=True
+    ):
         np.testing.assert_allclose(both, of_y + of_state, rtol=0, atol=1e-13 * max(1, abs(both).max()))
 
 

@@ -1,4 +1,7 @@
-"""The contracts on bits: a result does not depend on the batch around it, on the threads, or on how time is cut. All by `array_equal`."""
+"""The contracts on bits: a result does not depend on the batch around it, on the threads, or on how time is cut.
+
+All by `array_equal`.
+"""
 
 from __future__ import annotations
 
@@ -40,17 +43,24 @@ def same(found: Arrays, expected: Arrays) -> None:
 
 
 def force(monkeypatch: pytest.MonkeyPatch, parts: int, by_units: bool, chunk: int) -> list[str]:
-    """Make every plan of the layer this one, as far as rows and units go round; returns a list that grows with each plan made."""
+    """Make every plan of the layer this one, as far as rows and units go round.
+
+    Returns a list that grows with each plan made.
+    """
     import fastlstm.layer as layer
 
     made = []
 
-    def forward(T: int, B: int, I: int, H: int, D: int, dtype: np.dtype, threads: int, uniform: bool) -> Plan:  # noqa: E741
+    def forward(T: int, B: int, I: int, H: int, D: int, dtype: np.dtype, threads: int, uniform: bool) -> Plan:
         whole = layer_plans[0](T, B, I, H, D, dtype, 1, uniform)
         made.append("forward")
-        return whole._replace(parts=parts if by_units else min(parts, B), by_units=by_units, chunk=min(chunk, T) if uniform and (by_units or parts == 1) else 0)
+        return whole._replace(
+            parts=parts if by_units else min(parts, B),
+            by_units=by_units,
+            chunk=min(chunk, T) if uniform and (by_units or parts == 1) else 0,
+        )
 
-    def backward(T: int, B: int, I: int, H: int, D: int, dtype: np.dtype, threads: int) -> Plan:  # noqa: E741
+    def backward(T: int, B: int, I: int, H: int, D: int, dtype: np.dtype, threads: int) -> Plan:
         whole = layer_plans[1](T, B, I, H, D, dtype, 1)
         made.append("backward")
         return whole._replace(parts=parts if by_units else min(parts, B), by_units=by_units)
@@ -94,7 +104,9 @@ def test_some_plans_do_split() -> None:
 
 
 @pytest.mark.parametrize("B", [1, 2, 5, 6, 7, 13, 40])
-@pytest.mark.parametrize("options", [{}, {"dtype": "float64"}, {"bidirectional": True, "layers": 2}, {"batch_first": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": "float64"}, {"bidirectional": True, "layers": 2}, {"batch_first": True}], ids=str
+)
 def test_alone_in_any_batch_at_any_place(B: int, options: dict) -> None:
     case = LayerCase(T=7, B=B, I=19, H=37, **options)
     whole, a = case.inferred(), case.arrays

@@ -1,4 +1,7 @@
-"""What a call takes and what it refuses: bad input by table, each with the name of the argument in the message; odd but good input of every kind."""
+"""What a call takes and what it refuses.
+
+Bad input by table, each with the name of the argument in the message; odd but good input of every kind.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,21 @@ CONSTRUCTORS = {
     "num_layers zero": ({"num_layers": 0}, ValueError, r"num_layers must be at least 1, but was 0"),
     "bias a number": ({"bias": 1}, TypeError, r"bias must be True or False, but was 1"),
     "batch_first None": ({"batch_first": None}, TypeError, r"batch_first must be True or False, but was None"),
-    "bidirectional a string": ({"bidirectional": "yes"}, TypeError, r"bidirectional must be True or False, but was 'yes'"),
-    "dropout above 1": ({"num_layers": 2, "dropout": 1.5}, ValueError, r"dropout must be .* between 0 and 1, but was 1\.5"),
-    "dropout nan": ({"num_layers": 2, "dropout": float("nan")}, ValueError, r"dropout must be .* between 0 and 1, but was nan"),
+    "bidirectional a string": (
+        {"bidirectional": "yes"},
+        TypeError,
+        r"bidirectional must be True or False, but was 'yes'",
+    ),
+    "dropout above 1": (
+        {"num_layers": 2, "dropout": 1.5},
+        ValueError,
+        r"dropout must be .* between 0 and 1, but was 1\.5",
+    ),
+    "dropout nan": (
+        {"num_layers": 2, "dropout": float("nan")},
+        ValueError,
+        r"dropout must be .* between 0 and 1, but was nan",
+    ),
     "dropout True": ({"num_layers": 2, "dropout": True}, TypeError, r"dropout must be a number, but was True"),
     "proj_size": ({"proj_size": 3}, ValueError, r"proj_size must be 0 .*, but was 3"),
     "proj_size negative": ({"proj_size": -3}, ValueError, r"proj_size must be at least 0, but was -3"),
@@ -53,7 +68,11 @@ X = {
     "float64": (ones(T, B, I, dtype=np.float64), TypeError, r"x must have the layer's dtype float32, but has float64"),
     "integers": (ones(T, B, I, dtype=np.int64), TypeError, r"x must have the layer's dtype float32, but has int64"),
     "half": (ones(T, B, I, dtype=np.float16), TypeError, r"x must have the layer's dtype float32, but has float16"),
-    "complex": (ones(T, B, I, dtype=np.complex64), TypeError, r"x must have the layer's dtype float32, but has complex64"),
+    "complex": (
+        ones(T, B, I, dtype=np.complex64),
+        TypeError,
+        r"x must have the layer's dtype float32, but has complex64",
+    ),
     "objects": (np.full((T, B, I), None), TypeError, r"x must have the layer's dtype float32, but has object"),
     "no array": ("x", TypeError, r"x must be an array of float32, but str is none"),
     "None": (None, (TypeError, ValueError), r"x must "),
@@ -81,11 +100,27 @@ good = ones(2, B, H)
 STATES = {
     "an array": (good, TypeError, r"state must be a pair \(h, c\) or None, but was ndarray"),
     "three": ((good, good, good), TypeError, r"state must be a pair \(h, c\) or None, but was tuple"),
-    "h of one layer": ((ones(1, B, H), good), ValueError, r"h of state must have the shape \(D\*L, B, H\) = \(2, 3, 6\), but has \(1, 3, 6\)"),
-    "c of another batch": ((good, ones(2, B + 1, H)), ValueError, r"c of state must have the shape .* = \(2, 3, 6\), but has \(2, 4, 6\)"),
-    "c of another size": ((good, ones(2, B, H + 1)), ValueError, r"c of state must have the shape .* but has \(2, 3, 7\)"),
+    "h of one layer": (
+        (ones(1, B, H), good),
+        ValueError,
+        r"h of state must have the shape \(D\*L, B, H\) = \(2, 3, 6\), but has \(1, 3, 6\)",
+    ),
+    "c of another batch": (
+        (good, ones(2, B + 1, H)),
+        ValueError,
+        r"c of state must have the shape .* = \(2, 3, 6\), but has \(2, 4, 6\)",
+    ),
+    "c of another size": (
+        (good, ones(2, B, H + 1)),
+        ValueError,
+        r"c of state must have the shape .* but has \(2, 3, 7\)",
+    ),
     "h unbatched": ((ones(2, H), good), ValueError, r"h of state must have the shape .* but has \(2, 6\)"),
-    "c of float64": ((good, good.astype(np.float64)), TypeError, r"c of state must have the layer's dtype float32, but has float64"),
+    "c of float64": (
+        (good, good.astype(np.float64)),
+        TypeError,
+        r"c of state must have the layer's dtype float32, but has float64",
+    ),
     "h missing": ((None, good), (TypeError, ValueError), r"h of state must "),
 }
 
@@ -134,7 +169,7 @@ def test_tape_refused() -> None:
         lstm.backward(tape, ones(T, B, H))
 
 
-# --- odd, but good ----------------------------------------------------------------------------------------------------------------
+# --- odd, but good ----------------------------------------------------------------------------------------------------
 
 
 def strided(array: np.ndarray) -> np.ndarray:
@@ -199,7 +234,9 @@ def test_arrays_of_every_kind(kind: Callable[[np.ndarray], Any], options: dict[s
     lstm = LSTM(I, H, dtype=dtype, seed=0, **options)
     rng, D, layers = np.random.default_rng(1), lstm.directions, lstm.num_layers
     outer = (B, T) if lstm.batch_first else (T, B)
-    shapes = {"x": (*outer, I), "dy": (*outer, D * H)} | dict.fromkeys(("h_0", "c_0", "dh_n", "dc_n"), (D * layers, B, H))
+    shapes = {"x": (*outer, I), "dy": (*outer, D * H)} | dict.fromkeys(
+        ("h_0", "c_0", "dh_n", "dc_n"), (D * layers, B, H)
+    )
     odd = {name: kind(rng.standard_normal(shape).astype(dtype)) for name, shape in shapes.items()}
     plain = {name: np.array(value, dtype) for name, value in odd.items()}
 
@@ -229,7 +266,10 @@ def test_numpy_numbers_as_sizes() -> None:
         lstm.stream(0)
 
 
-@pytest.mark.parametrize(("n", "error"), [(0, ValueError), (-2, ValueError), (1.5, TypeError), (True, TypeError), ("2", TypeError), (None, TypeError)])
+@pytest.mark.parametrize(
+    ("n", "error"),
+    [(0, ValueError), (-2, ValueError), (1.5, TypeError), (True, TypeError), ("2", TypeError), (None, TypeError)],
+)
 def test_set_num_threads_refuses(n: Any, error: type[Exception]) -> None:
     before = fastlstm.get_num_threads()
     with pytest.raises(error, match=rf"n must be (at least 1|an integer), but was {n!r}"):

@@ -11,7 +11,9 @@ from layer_case import LayerCase
 from fastlstm import LSTM, reference
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 3}, {"bias": False}, {"bidirectional": True, "num_layers": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"num_layers": 3}, {"bias": False}, {"bidirectional": True, "num_layers": 2}], ids=str
+)
 def test_names_and_shapes_are_torchs(options: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch")
     expected = {name: tuple(p.shape) for name, p in torch.nn.LSTM(4, 7, **options).named_parameters()}
@@ -22,7 +24,9 @@ def test_names_and_shapes_are_torchs(options: dict[str, Any]) -> None:
 
 
 def test_start_is_uniform_and_seeded() -> None:
-    first, again, other, double = (LSTM(30, 64, dtype=d, seed=s).state_dict() for d, s in (("f4", 1), ("f4", 1), ("f4", 2), ("f8", 1)))
+    first, again, other, double = (
+        LSTM(30, 64, dtype=d, seed=s).state_dict() for d, s in (("f4", 1), ("f4", 1), ("f4", 2), ("f8", 1))
+    )
     for name, array in first.items():
         np.testing.assert_array_equal(array, again[name])
         assert not np.array_equal(array, other[name])
@@ -96,7 +100,12 @@ def test_load_state_dict_lists_every_fault_and_copies_nothing() -> None:
     lstm = LSTM(3, 4, seed=0)
     kept, given = lstm.state_dict(), {name: np.ones_like(array) for name, array in lstm.parameters.items()}
     del given["bias_hh_l0"]
-    given |= {"weight_ih_l0": np.ones((16, 5)), "weight_hh_l0": np.ones((16, 4), int), "weight_hr_l0": np.ones(2), "extra": np.ones(1)}
+    given |= {
+        "weight_ih_l0": np.ones((16, 5)),
+        "weight_hh_l0": np.ones((16, 4), int),
+        "weight_hr_l0": np.ones(2),
+        "extra": np.ones(1),
+    }
     with pytest.raises(ValueError, match="state_dict does not fit this layer") as caught:
         lstm.load_state_dict(given)
     for fault in (
@@ -113,11 +122,13 @@ def test_load_state_dict_lists_every_fault_and_copies_nothing() -> None:
         lstm.load_state_dict([("weight_ih_l0", 1)])  # type: ignore[arg-type]
 
 
-# --- dropout ----------------------------------------------------------------------------------------------------------------------
+# --- dropout ----------------------------------------------------------------------------------------------------------
 
 
 def test_dropout_with_one_layer_warns() -> None:
-    with pytest.warns(UserWarning, match=r"dropout acts between layers, and there is one only: dropout=0\.5 has no effect"):
+    with pytest.warns(
+        UserWarning, match=r"dropout acts between layers, and there is one only: dropout=0\.5 has no effect"
+    ):
         lstm = LSTM(3, 4, dropout=0.5, seed=0)
     x = np.ones((2, 1, 3), np.float32)
     np.testing.assert_array_equal(lstm.forward(x)[0], lstm(x)[0])
@@ -132,7 +143,9 @@ def test_dropout_is_the_references_with_the_tapes_masks(rate: float, bidirection
     y, _, tape = lstm.forward(x)
     masks = {f"input_l{k + 1}": mask for k, mask in enumerate(tape.masks) if mask is not None}
     assert len(masks) == (2 if rate else 0)
-    wanted, _, reference_tape = reference.forward(dict(lstm.parameters), x, num_layers=3, bidirectional=bidirectional, masks=masks)
+    wanted, _, reference_tape = reference.forward(
+        dict(lstm.parameters), x, num_layers=3, bidirectional=bidirectional, masks=masks
+    )
     np.testing.assert_allclose(y, wanted, rtol=0, atol=1e-14)
     dx, _, grads = lstm.backward(tape, dy)
     dx_wanted, _, grads_wanted = reference.backward(reference_tape, dy)
@@ -142,7 +155,9 @@ def test_dropout_is_the_references_with_the_tapes_masks(rate: float, bidirection
 
 def test_dropout_drops_at_its_rate_in_forward_alone_and_by_the_seed() -> None:
     def masks(seed: int) -> np.ndarray:
-        return np.concatenate([mask.ravel() for mask in LSTM(4, 32, 2, dropout=0.25, seed=seed).forward(x)[2].masks if mask is not None])
+        return np.concatenate(
+            [mask.ravel() for mask in LSTM(4, 32, 2, dropout=0.25, seed=seed).forward(x)[2].masks if mask is not None]
+        )
 
     x = np.random.default_rng(0).standard_normal((50, 20, 4)).astype(np.float32)
     found = masks(5)

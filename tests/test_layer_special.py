@@ -1,9 +1,12 @@
-"""NaN, infinity and denormals: they come out where the reference has them, leave other rows alone, and the caller's floating-point mode stays."""
+"""NaN, infinity and denormals.
+
+They come out where the reference has them, leave other rows alone, and the caller's floating-point mode stays.
+"""
 
 from __future__ import annotations
 
-import numpy as np
 import numba
+import numpy as np
 import pytest
 import tolerances
 from layer_case import LayerCase
@@ -48,7 +51,9 @@ def test_input_and_state(value: float, where: str, dtype: str) -> None:
         np.testing.assert_array_equal(found["y"][:2], clean["y"][:2], err_msg="steps before were touched")
     others = [b for b in range(case.B) if b != row]
     for name in ("y", "h_n", "c_n", "dx", "dh_0", "dc_0"):
-        np.testing.assert_array_equal(found[name].take(others, axis), clean[name].take(others, axis), err_msg=f"other rows of {name} were touched")
+        np.testing.assert_array_equal(
+            found[name].take(others, axis), clean[name].take(others, axis), err_msg=f"other rows of {name} were touched"
+        )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -120,7 +125,11 @@ def test_the_floating_point_mode_is_restored() -> None:
     denormals = np.full(4096, 2.0**-140, np.float32)
     expected = np.full(4096, 2.0**-141, np.float32)
     factor = np.float32(0.5)
-    for threads, case in ((1, LayerCase(T=3, B=2)), (2, LayerCase(T=150, B=8, I=64, H=96)), (2, LayerCase(T=60, B=1, I=64, H=256))):
+    for threads, case in (
+        (1, LayerCase(T=3, B=2)),
+        (2, LayerCase(T=150, B=8, I=64, H=96)),
+        (2, LayerCase(T=60, B=1, I=64, H=256)),
+    ):
         fastlstm.set_num_threads(threads)
         case.found()
         case.inferred()

@@ -70,8 +70,18 @@ def test_parameters_are_pytorchs() -> None:
     before = cell(x)[0]
     cell.parameters["bias_ih"][...] += 1
     assert not np.array_equal(cell(x)[0], before)
-    with pytest.raises(ValueError, match=r"missing bias_hh \(20,\); unexpected bias_hx; weight_ih must have the shape \(20, 3\), but has \(20, 4\)"):
-        cell.load_state_dict({"weight_ih": np.ones((20, 4)), "weight_hh": np.ones((20, 5)), "bias_ih": np.ones(20), "bias_hx": np.ones(20)})
+    with pytest.raises(
+        ValueError,
+        match=r"missing bias_hh \(20,\); unexpected bias_hx; weight_ih must have .* \(20, 3\), but has \(20, 4\)",
+    ):
+        cell.load_state_dict(
+            {
+                "weight_ih": np.ones((20, 4)),
+                "weight_hh": np.ones((20, 5)),
+                "bias_ih": np.ones(20),
+                "bias_hx": np.ones(20),
+            }
+        )
 
 
 x, h = np.ones((2, 3), np.float32), np.ones((2, 5), np.float32)
@@ -80,8 +90,16 @@ BAD = {
     "x of other features": ((h,), ValueError, r"x must have 3 features \(input_size\).* \(2, 5\)"),
     "x of float64": ((x.astype(np.float64),), TypeError, r"x must have the layer's dtype float32, but has float64"),
     "h alone": ((x, h), TypeError, r"state must be a pair \(h, c\) or None, but was ndarray"),
-    "h with a layer": ((x, (h[None], h)), ValueError, r"h of state must have the shape \(B, H\) = \(2, 5\), but has \(1, 2, 5\)"),
-    "c for a single row": ((x[0], (h[0], h)), ValueError, r"c of state must have the shape \(H,\) = \(5,\), but has \(2, 5\)"),
+    "h with a layer": (
+        (x, (h[None], h)),
+        ValueError,
+        r"h of state must have the shape \(B, H\) = \(2, 5\), but has \(1, 2, 5\)",
+    ),
+    "c for a single row": (
+        (x[0], (h[0], h)),
+        ValueError,
+        r"c of state must have the shape \(H,\) = \(5,\), but has \(2, 5\)",
+    ),
 }
 
 

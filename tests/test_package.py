@@ -1,4 +1,7 @@
-"""The house: which room imports which, the public names, and that an import compiles nothing and loads nobody else's library."""
+"""The house: its rooms, doors and name plates.
+
+Which room imports which, the public names, and that an import compiles nothing and loads nobody else's library.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ import fastlstm
 
 PACKAGE = Path(fastlstm.__file__).parent
 SURFACE = {"", "cell", "checks", "layer", "lstm_cell", "stream"}  # "" is the package itself
-ADAPTERS = {"torch", "keras", "onnx", "sklearn"}  # each named after the one library that it, and nobody else, imports
+# Each named after the one library that it, and nobody else, imports; its parts are called after it, as `torch_operator`.
+ADAPTERS = {"torch", "keras", "onnx", "sklearn"}
 # What each room, or file of the package's top folder, may import of the package besides itself.
 ALLOWED = {
     "cell": set(),
@@ -30,7 +34,8 @@ ALLOWED = {
     "lstm_cell": {"layer", "checks"},
     "": {"layer", "lstm_cell", "stream", "passes", "runtime"},
     "models": SURFACE | {"runtime"},
-    **{adapter: SURFACE | {"models"} for adapter in ADAPTERS},
+    # An adapter whose framework wants an operator of its own stands where the layer does, on the passes; never lower.
+    **{adapter: SURFACE | {"models", "passes", "plan", "runtime"} for adapter in ADAPTERS},
 }
 # The one knot: a worker is looked up by its name in passes.entries when it is compiled, at the latest moment.
 LATE = {("runtime/workers.py", "passes")}
@@ -45,11 +50,15 @@ OTHERS = {
 
 def room(parts: tuple[str, ...]) -> str:
     """The room of a file or module inside the package."""
-    return parts[0] if parts else ""
+    name = parts[0] if parts else ""
+    return next((adapter for adapter in ADAPTERS if name.startswith(f"{adapter}_")), name)
 
 
 def imports() -> list[tuple[str, str]]:
-    """(file, imported module) for every import in the package, those inside functions included; names of the package are told apart from modules."""
+    """(file, imported module) for every import in the package, those inside functions included.
+
+    Names of the package are told apart from modules.
+    """
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).as_posix()
@@ -60,7 +69,9 @@ def imports() -> list[tuple[str, str]]:
                 assert node.level == 0, f"{name}: a relative import"
                 base = PACKAGE.joinpath(*node.module.split(".")[1:])
                 for alias in node.names:
-                    inside = node.module.startswith("fastlstm") and ((base / alias.name).is_dir() or (base / f"{alias.name}.py").exists())
+                    inside = node.module.startswith("fastlstm") and (
+                        (base / alias.name).is_dir() or (base / f"{alias.name}.py").exists()
+                    )
                     found.append((name, f"{node.module}.{alias.name}" if inside else node.module))
     assert len(found) > 50, "the package was not found"
     return found
@@ -105,13 +116,24 @@ def test_other_libraries_stay_in_their_rooms() -> None:
 
 
 def test_the_reference_is_plain_numpy() -> None:
-    used = {module.split(".")[0] for name, module in imports() if name in ("reference.py", "cell.py")} - set(sys.stdlib_module_names)
+    used = {module.split(".")[0] for name, module in imports() if name in ("reference.py", "cell.py")} - set(
+        sys.stdlib_module_names
+    )
     assert used == {"numpy", "fastlstm"}
-    assert not [name for name, module in imports() if module == "fastlstm.reference"], "something fast imports the specification"
+    assert not [name for name, module in imports() if module == "fastlstm.reference"], (
+        "something fast imports the specification"
+    )
 
 
 def test_public_names() -> None:
-    assert sorted(fastlstm.__all__) == ["LSTM", "LSTMCell", "Stream", "__version__", "get_num_threads", "set_num_threads"]
+    assert sorted(fastlstm.__all__) == [
+        "LSTM",
+        "LSTMCell",
+        "Stream",
+        "__version__",
+        "get_num_threads",
+        "set_num_threads",
+    ]
     assert all(hasattr(fastlstm, name) for name in fastlstm.__all__)
 
 
@@ -119,7 +141,11 @@ def test_public_names_are_documented() -> None:
     for name in fastlstm.__all__:
         thing = getattr(fastlstm, name)
         if isinstance(thing, type):
-            members = [value for key, value in vars(thing).items() if not key.startswith("_") and (callable(value) or isinstance(value, property))]
+            members = [
+                value
+                for key, value in vars(thing).items()
+                if not key.startswith("_") and (callable(value) or isinstance(value, property))
+            ]
             assert all(member.__doc__ for member in members), name
         assert thing.__doc__, name
 
@@ -152,9 +178,22 @@ print(len(imported.buffer), len(called.buffer) > 0)
 def test_import_loads_nobody_elses_library() -> None:
     loaded = run("import sys, fastlstm; print(*{name.split('.')[0] for name in sys.modules})").split()
     assert {"fastlstm", "numba", "numpy", "llvmlite"} <= set(loaded)
-    assert not {"torch", "tensorflow", "keras", "jax", "onnx", "onnxruntime", "sklearn", "matplotlib", "click", "lstm_bench"} & set(loaded)
+    assert not {
+        "torch",
+        "tensorflow",
+        "keras",
+        "jax",
+        "onnx",
+        "onnxruntime",
+        "sklearn",
+        "matplotlib",
+        "click",
+        "lstm_bench",
+    } & set(loaded)
 
 
-@pytest.mark.parametrize("module", ["reference", "simd.math", "runtime.workers", "passes.entries", "kernels.gemm", "plan"])
+@pytest.mark.parametrize(
+    "module", ["reference", "simd.math", "runtime.workers", "passes.entries", "kernels.gemm", "plan"]
+)
 def test_each_room_can_be_entered_first(module: str) -> None:
     assert run(f"import fastlstm.{module} as entered; print(entered.__name__)").strip() == f"fastlstm.{module}"

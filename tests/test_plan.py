@@ -18,13 +18,17 @@ def test_every_plan_can_be_carried_out(threads: int, dtype: str) -> None:
     for T, B, I, H, D in itertools.product(SIZES, SIZES, (1, 64, 1000), SIZES, (1, 2)):
         forward = plan_forward(T, B, I, H, D, dtype, threads, True)
         backward = plan_backward(T, B, I, H, D, dtype, threads)
-        assert plan_forward(T, B, I, H, D, dtype, threads, False).chunk == 0, "W x of a chunk takes rows that are equally far apart"
+        assert plan_forward(T, B, I, H, D, dtype, threads, False).chunk == 0, (
+            "W x of a chunk takes rows that are equally far apart"
+        )
         for plan in (forward, backward):
             assert 1 <= plan.parts <= max(1, threads // D)
             assert plan.by_units or plan.parts <= B
             assert plan.parts > 1 or not plan.by_units
         assert 0 <= forward.chunk <= T and 1 <= backward.chunk <= T
-        assert forward.chunk == 0 or forward.by_units or forward.parts == 1, "threads that split rows have no common chunk"
+        assert forward.chunk == 0 or forward.by_units or forward.parts == 1, (
+            "threads that split rows have no common chunk"
+        )
 
 
 def test_plans_are_told_in_words() -> None:

@@ -1,4 +1,7 @@
-"""A trained model: the LSTM inside silero-vad's voice activity detector, on a synthetic utterance, against onnxruntime."""
+"""A trained model.
+
+The LSTM inside silero-vad's voice activity detector, on a synthetic utterance, against onnxruntime.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ def utterance(seconds: float = 8.0) -> np.ndarray:
     voice = np.zeros_like(t)
     for k in range(1, 40):
         frequency = k * pitch
-        envelope = sum(gain * np.exp(-(((frequency - peak) / 160) ** 2)) for peak, gain in ((first, 1.0), (second, 0.5), (2600, 0.25)))
+        envelope = sum(
+            gain * np.exp(-(((frequency - peak) / 160) ** 2))
+            for peak, gain in ((first, 1.0), (second, 0.5), (2600, 0.25))
+        )
         voice += envelope * np.sin(k * phase)
     syllables = np.clip(3 * np.sin(2 * np.pi * 3.4 * t), 0, 1) * ((t % 4) < 2.2)
     sound = 0.2 * voice * syllables + 0.002 * rng.standard_normal(len(t))
@@ -52,7 +58,9 @@ def model() -> Model:
     node = next(n for n in proto.graph.node if n.op_type == "LSTM")
     weights: dict[str, Any] = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
     assert [a.name for a in node.attribute] == ["hidden_size"], "an LSTM with options of its own"
-    proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in (node.input[0], node.output[0]))
+    proto.graph.output.extend(
+        onnx.helper.make_empty_tensor_value_info(name) for name in (node.input[0], node.output[0])
+    )
 
     sound = np.concatenate([np.zeros(CONTEXT, np.float32), utterance()])
     frames = np.lib.stride_tricks.sliding_window_view(sound, CONTEXT + HOP)[::HOP]

@@ -1,4 +1,7 @@
-"""Stream: what it takes, what it refuses, and its state. That its outputs are a call's is held with the other contracts on bits."""
+"""Stream: what it takes, what it refuses, and its state.
+
+That its outputs are a call's is held with the other contracts on bits.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,11 @@ def test_it_outlives_its_layer() -> None:
     assert len(rubbish) == 20
 
 
-@pytest.mark.parametrize("value", [[[1.0, 2.0, 3.0]] * 2, np.array([[1, 2, 3]] * 2, ">f4"), np.ones((2, 6), "f4")[:, ::2]], ids=["list", "big-endian", "strided"])
+@pytest.mark.parametrize(
+    "value",
+    [[[1.0, 2.0, 3.0]] * 2, np.array([[1, 2, 3]] * 2, ">f4"), np.ones((2, 6), "f4")[:, ::2]],
+    ids=["list", "big-endian", "strided"],
+)
 def test_inputs_of_other_kinds(value: Any) -> None:
     lstm = LSTM(3, 5, seed=0)
     wanted = lstm(np.array(value, np.float32)[None])[0][0]
@@ -64,10 +71,22 @@ def test_inputs_of_other_kinds(value: Any) -> None:
 
 BAD = {
     "float64": (np.ones((2, 3)), TypeError, r"x must have the layer's dtype float32, but has float64"),
-    "features": (np.ones((2, 4), np.float32), ValueError, r"x must have the shape \(B, I\) = \(2, 3\), but has \(2, 4\)"),
+    "features": (
+        np.ones((2, 4), np.float32),
+        ValueError,
+        r"x must have the shape \(B, I\) = \(2, 3\), but has \(2, 4\)",
+    ),
     "rows": (np.ones((3, 3), np.float32), ValueError, r"x must have the shape \(B, I\) = \(2, 3\), but has \(3, 3\)"),
-    "one row of two": (np.ones(3, np.float32), ValueError, r"x must have the shape \(B, I\) = \(2, 3\), but has \(3,\)"),
-    "steps": (np.ones((1, 2, 3), np.float32), ValueError, r"x must have the shape \(B, I\) = \(2, 3\), but has \(1, 2, 3\)"),
+    "one row of two": (
+        np.ones(3, np.float32),
+        ValueError,
+        r"x must have the shape \(B, I\) = \(2, 3\), but has \(3,\)",
+    ),
+    "steps": (
+        np.ones((1, 2, 3), np.float32),
+        ValueError,
+        r"x must have the shape \(B, I\) = \(2, 3\), but has \(1, 2, 3\)",
+    ),
     "no array": ("x", TypeError, r"x must be an array of float32, but str is none"),
 }
 

@@ -1,9 +1,10 @@
 """How far a result may lie from the exact one: one table, by dtype and operation.
 
-Rounding a sum of n products, term by term, is off by about sqrt(n) eps, since the roundings' signs are as good as random; an activation adds a few
-eps of its own (`fastlstm.simd.math` states them), as if the sum had some more terms. A layer adds its own roundings to those that it is fed with. Over
-steps they do not grow for long, since a forget gate below 1 fades them; the gradient of a parameter alone is a sum over all T * B rows.
-What is left is a small factor: that of the table, twice to four times the worst of thousands of random cases.
+Rounding a sum of n products, term by term, is off by about sqrt(n) eps, since the roundings' signs are as good as
+random; an activation adds a few eps of its own (`fastlstm.simd.math` states them), as if the sum had some more terms.
+A layer adds its own roundings to those that it is fed with. Over steps they do not grow for long, since a forget gate
+below 1 fades them; the gradient of a parameter alone is a sum over all T * B rows. What is left is a small factor:
+that of the table, twice to four times the worst of thousands of random cases.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy as np
 
 ACTIVATION_TERMS = 16  # what the activations of a step add, in terms of a sum
 
-# (dtype, operation): the factor before sqrt(terms) eps. "values" are absolute, since |h| < 1; the others are relative to the largest entry.
+# (dtype, operation): the factor before sqrt(terms) eps. "values" are absolute, since |h| < 1; the others are relative
+# to the largest entry.
 FACTORS = {
     ("float32", "values"): 2.0,
     ("float32", "dx"): 3.0,
@@ -48,7 +50,12 @@ def operation(name: str) -> str:
 def bound(dtype: str, name: str, case) -> float:
     """The tolerance of one result of a case (`layer_case.LayerCase`)."""
     kind = operation(name)
-    terms = case.I + case.H * (1 + case.bidirectional) + ACTIVATION_TERMS + (case.T * case.B if kind == "dparameters" else 0)
+    terms = (
+        case.I
+        + case.H * (1 + case.bidirectional)
+        + ACTIVATION_TERMS
+        + (case.T * case.B if kind == "dparameters" else 0)
+    )
     return FACTORS[dtype, kind] * case.layers * float(np.sqrt(terms) * np.finfo(dtype).eps)
 
 

@@ -1,4 +1,4 @@
-"""Products of any number of rows and steps, out of tiles: exactly, and with bits that do not depend on the rows beside."""
+"""Products of any number of rows and steps: exact, and with bits that do not depend on the rows beside."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from fastlstm.simd.tile import PANEL
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("H", [1, 7, 8, 9, 16, 17, 33])
 @pytest.mark.parametrize("I", [1, 5, 20])
-def test_forward(I: int, H: int, dtype: str) -> None:  # noqa: E741
+def test_forward(I: int, H: int, dtype: str) -> None:
     rng, lanes = np.random.default_rng(0), target().lanes(dtype)
     w_ih, w_hh = (rng.standard_normal((4 * H, n)).astype(dtype) for n in (I, H))
     b_ih, b_hh = rng.standard_normal((2, 4 * H)).astype(dtype)
@@ -26,7 +26,9 @@ def test_forward(I: int, H: int, dtype: str) -> None:  # noqa: E741
     np.testing.assert_array_equal(packed.weights.reshape(expected.shape), expected)
     bias = np.zeros((4, panels * lanes), dtype)
     bias[:, :H] = (b_ih + b_hh).reshape(4, H)
-    np.testing.assert_array_equal(packed.bias.reshape(panels, 4, lanes), bias.reshape(4, panels, lanes).transpose(1, 0, 2))
+    np.testing.assert_array_equal(
+        packed.bias.reshape(panels, 4, lanes), bias.reshape(4, panels, lanes).transpose(1, 0, 2)
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -1,4 +1,7 @@
-"""No pass reads or writes beyond the arrays that it is given: each ends where a page begins that nobody may touch, which ends the process."""
+"""No pass reads or writes beyond the arrays that it is given.
+
+Each array ends where a page begins that nobody may touch, which would end the process.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Linear activations: without tanh and sigmoid every result is a polynomial of the input, exact on small integers. A fault here is one of the products.
+"""Linear activations: without tanh and sigmoid every result is a polynomial of the input, exact on small integers.
 
-The expected values come from NumPy on int64, whose sums are exact too: the comparison is `array_equal`.
+A fault here is one of the products, not of the gates. The expected values come from NumPy on int64, whose sums are
+exact too: the comparison is `array_equal`.
 """
 
 from __future__ import annotations
@@ -50,14 +51,23 @@ def small(rng: np.random.Generator, shape: tuple[int, ...], chance: float) -> np
     return rng.integers(-1, 2, shape) * (rng.random(shape) < chance)
 
 
-def linear_layer(integers: dict[str, np.ndarray], I: int, H: int, dtype: str, bidirectional: bool) -> fastlstm.LSTM:  # noqa: E741
+def linear_layer(integers: dict[str, np.ndarray], I: int, H: int, dtype: str, bidirectional: bool) -> fastlstm.LSTM:
     lstm = fastlstm.LSTM(I, H, dtype=dtype, bidirectional=bidirectional)
     lstm._variant = lstm._variant._replace(linear=True)
     lstm.load_state_dict({name: array.astype(dtype) for name, array in integers.items()})
     return lstm
 
 
-def check(T: int, B: int, I: int, H: int, dtype: str, bidirectional: bool, integers: dict[str, np.ndarray], chance: float = 1.0) -> None:  # noqa: E741
+def check(
+    T: int,
+    B: int,
+    I: int,
+    H: int,
+    dtype: str,
+    bidirectional: bool,
+    integers: dict[str, np.ndarray],
+    chance: float = 1.0,
+) -> None:
     """Compare everything that the layer returns, exactly."""
     rng, D = np.random.default_rng([T, B, I, H]), 1 + bidirectional
     x, dy = small(rng, (T, B, I), chance), small(rng, (T, B, D * H), chance)
@@ -76,7 +86,9 @@ def check(T: int, B: int, I: int, H: int, dtype: str, bidirectional: bool, integ
         dx_expected += dx_d[turn]
         expected = [y_d[turn], h_d, c_d, dh_d, dc_d, *dp, dp[-1]]
         largest = max(abs(array).max() for array in (*expected, *(k for step in kept for k in step)))
-        assert (largest > 1 or H == 1) and largest < 2 ** (np.finfo(dtype).nmant - 1), "the numbers are not exact, so that the test would mean nothing"
+        assert (largest > 1 or H == 1) and largest < 2 ** (np.finfo(dtype).nmant - 1), (
+            "the numbers are not exact, so that the test would mean nothing"
+        )
         found = [y[..., part], h_n[d], c_n[d], dh_0[d], dc_0[d]]
         found += [grads[name + suffix] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
         for one, other in zip(found, expected, strict=True):
@@ -84,10 +96,15 @@ def check(T: int, B: int, I: int, H: int, dtype: str, bidirectional: bool, integ
     np.testing.assert_array_equal(dx, dx_expected)
 
 
-def random_parameters(I: int, H: int, bidirectional: bool) -> dict[str, np.ndarray]:  # noqa: E741
+def random_parameters(I: int, H: int, bidirectional: bool) -> dict[str, np.ndarray]:
     rng = np.random.default_rng([I, H])
-    shapes = {name: np.shape(array) for name, array in fastlstm.LSTM(I, H, bidirectional=bidirectional).parameters.items()}
-    return {name: small(rng, shape, min(1.0, 2 / shape[-1]) if name.startswith("weight") else 0.5) for name, shape in shapes.items()}
+    shapes = {
+        name: np.shape(array) for name, array in fastlstm.LSTM(I, H, bidirectional=bidirectional).parameters.items()
+    }
+    return {
+        name: small(rng, shape, min(1.0, 2 / shape[-1]) if name.startswith("weight") else 0.5)
+        for name, shape in shapes.items()
+    }
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -102,9 +119,14 @@ def test_all_gates(T: int, dtype: str, bidirectional: bool, threads: int) -> Non
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("gate", ["i", "g", "o"])
-@pytest.mark.parametrize("shape", [(130, 5, 7, 17), (40, 13, 65, 33), (520, 1, 3, 20), (3, 600, 9, 16), (90, 12, 20, 130)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(130, 5, 7, 17), (40, 13, 65, 33), (520, 1, 3, 20), (3, 600, 9, 16), (90, 12, 20, 130)], ids=str
+)
 def test_one_gate_over_many_steps(shape: tuple[int, int, int, int], gate: str, threads: int) -> None:
-    """One gate is W x + R h with a signed permutation R; biases hold the others at 1, and f at 0, so that h grows by one x a step."""
+    """One gate is W x + R h with a signed permutation R.
+
+    Biases hold the others at 1, and f at 0, so that h grows by one x a step.
+    """
     fastlstm.set_num_threads(threads)
     T, B, I, H = shape
     rng, integers = np.random.default_rng(0), {}
@@ -113,5 +135,10 @@ def test_one_gate_over_many_steps(shape: tuple[int, int, int, int], gate: str, t
         w_ih, w_hh, bias = np.zeros((4 * H, I), int), np.zeros((4 * H, H), int), np.repeat([1, 0, 1, 1], H)
         w_ih[at], bias[at] = small(rng, (H, I), min(1.0, 3 / I)), 0
         w_hh[at] = np.diag(rng.choice([-1, 1], H))[rng.permutation(H)]
-        integers |= {f"weight_ih{suffix}": w_ih, f"weight_hh{suffix}": w_hh, f"bias_ih{suffix}": bias, f"bias_hh{suffix}": np.zeros_like(bias)}
+        integers |= {
+            f"weight_ih{suffix}": w_ih,
+            f"weight_hh{suffix}": w_hh,
+            f"bias_ih{suffix}": bias,
+            f"bias_hh{suffix}": np.zeros_like(bias),
+        }
     check(T, B, I, H, "float64", True, integers)

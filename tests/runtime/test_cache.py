@@ -1,4 +1,7 @@
-"""The kernel cache: its name follows the sources, a second process compiles nothing, and nothing breaks where nothing can be written."""
+"""The kernel cache.
+
+Its name follows the sources, a second process compiles nothing, and nothing breaks where nothing can be written.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ with warnings.catch_warnings(record=True) as caught, event.install_recorder("num
     for seed in range(2):
         lstm = fastlstm.LSTM(3, 5, seed=0)
         y, _ = lstm(np.ones((4, 2, 3), np.float32))
-names = sorted({str(entry.data["dispatcher"].py_func.__module__) for _, entry in compiled.buffer if "dispatcher" in entry.data})
+dispatchers = [entry.data["dispatcher"] for _, entry in compiled.buffer if "dispatcher" in entry.data]
+names = {str(dispatcher.py_func.__module__) for dispatcher in dispatchers}
 print(len(caught), sum(name.startswith("fastlstm") for name in names), y.tobytes().hex()[:40])
 print(*(str(warning.message) for warning in caught), sep="\\n")
 """
@@ -31,7 +35,14 @@ print(*(str(warning.message) for warning in caught), sep="\\n")
 
 def start(folder: Path) -> subprocess.Popen:
     environment = os.environ | {"FASTLSTM_CACHE_DIR": str(folder)}
-    return subprocess.Popen([sys.executable, "-c", CALL], cwd=Path(__file__).parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", CALL],
+        cwd=Path(__file__).parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(process: subprocess.Popen) -> tuple[int, int, str, str]:

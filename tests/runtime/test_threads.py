@@ -18,14 +18,20 @@ from fastlstm.runtime import threads
 from fastlstm.runtime.jit import Variant
 from fastlstm.runtime.workers import worker
 
-CASES = [LayerCase(T=40, B=8, I=33, H=96), LayerCase(T=30, B=1, I=16, H=256, bidirectional=True), LayerCase(T=30, B=1, I=16, H=256)]
+CASES = [
+    LayerCase(T=40, B=8, I=33, H=96),
+    LayerCase(T=30, B=1, I=16, H=256, bidirectional=True),
+    LayerCase(T=30, B=1, I=16, H=256),
+]
 
 
 def fingerprint() -> str:
     """A hash of all results of `CASES`."""
     total = hashlib.sha256()
     for case in CASES:
-        for name, array in sorted((case.found() | {f"inferred {name}": array for name, array in case.inferred().items()}).items()):
+        for name, array in sorted(
+            (case.found() | {f"inferred {name}": array for name, array in case.inferred().items()}).items()
+        ):
             total.update(name.encode() + array.tobytes())
     return total.hexdigest()
 
@@ -35,7 +41,12 @@ def python(script: str, **environment: str) -> list[str]:
     here = Path(__file__).parent
     environment |= {"PYTHONPATH": os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.run(
-        [sys.executable, "-c", script], cwd=here, env=os.environ | environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", script],
+        cwd=here,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert process.returncode == 0, process.stderr
     return process.stdout.split()
@@ -64,7 +75,10 @@ print(fastlstm.get_num_threads())
 
 
 def test_nobody_elses_count_is_touched() -> None:
-    """Numba sets OpenMP's default count as it starts its threads, which is torch's too; Numba's own is asked last, since the question itself does so."""
+    """Numba sets OpenMP's default count as it starts its threads, which is torch's too.
+
+    Numba's own is asked last, since the question itself does so.
+    """
     pytest.importorskip("torch")
     script = """
 import torch
@@ -98,7 +112,10 @@ print(numba.threading_layer(), len(found), *set(found))
 
 
 def test_a_forked_child_works() -> None:
-    """A child forked after the threads were started has none of them: GNU OpenMP would end it. It computes alone, to the same bits."""
+    """A child forked after the threads were started has none of them: GNU OpenMP would end it.
+
+    It computes alone, to the same bits.
+    """
     if not hasattr(os, "fork"):
         return
     script = """
@@ -133,7 +150,10 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_parts_beyond_the_threads_fall_back_to_one() -> None:
-    """More parts than threads can never meet: the rendezvous is given up, and the call done serially, to the same bits."""
+    """More parts than threads can never meet.
+
+    The rendezvous is given up, and the call done serially, to the same bits.
+    """
     script = """
 import fastlstm.layer as layer
 from fastlstm.plan import Plan

@@ -106,7 +106,11 @@ def test_plain_writes_are_seen_behind_a_barrier() -> None:
     """What one thread stores without atomics, as h at each step, another reads after they met."""
 
     def worker(place, k, threads):
-        stale, mine, other = 0, pointer(place + (1 + k) * LINE, types.float64), pointer(place + (2 - k) * LINE, types.float64)
+        stale, mine, other = (
+            0,
+            pointer(place + (1 + k) * LINE, types.float64),
+            pointer(place + (2 - k) * LINE, types.float64),
+        )
         for step in range(STEPS):
             for n in range(16):
                 mine[n] = float(step + n)

@@ -24,7 +24,9 @@ TARGETS = [
 
 
 @pytest.mark.parametrize(("triple", "features", "name", "bits", "registers", "singles", "doubles", "rows"), TARGETS)
-def test_classify(triple: str, features: str, name: str, bits: int, registers: int, singles: int, doubles: int, rows: int) -> None:
+def test_classify(
+    triple: str, features: str, name: str, bits: int, registers: int, singles: int, doubles: int, rows: int
+) -> None:
     found = classify(triple, "some-cpu", features)
     assert (found.name, found.bits, found.registers, found.cpu) == (name, bits, registers, "some-cpu")
     assert (found.lanes("float32"), found.lanes("float64"), found.tile_rows) == (singles, doubles, rows)

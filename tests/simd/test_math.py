@@ -11,10 +11,15 @@ DTYPES = ["float32", "float64"]
 
 
 def grid(dtype: str) -> np.ndarray:
-    """Both signs: evenly over the range in which something happens, and by powers over all that the dtype has, denormals included."""
+    """Arguments of both signs.
+
+    Evenly over the range in which something happens, and by powers over all that the dtype has, denormals included.
+    """
     information = np.finfo(dtype)
     powers = np.geomspace(float(information.smallest_subnormal), float(information.max) / 2, 200_000)
-    positive = np.concatenate([np.linspace(0, 25, 500_001), powers, 0.625 + np.arange(-50, 50) * float(information.eps)]).astype(dtype)
+    positive = np.concatenate(
+        [np.linspace(0, 25, 500_001), powers, 0.625 + np.arange(-50, 50) * float(information.eps)]
+    ).astype(dtype)
     return np.concatenate([positive, -positive])
 
 

@@ -1,4 +1,7 @@
-"""The kernels of narrower processors, compiled and run on this one: every pass against the reference, and its bits at each thread count."""
+"""The kernels of narrower processors, compiled and run on this one.
+
+Every pass against the reference, and its bits at each thread count.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,14 @@ def processes() -> dict[str, subprocess.Popen]:
         cpu, features = NARROWER[name]
         environment = os.environ | {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
         command = [sys.executable, "-c", SCRIPT]
-        started[name] = subprocess.Popen(command, cwd=Path(__file__).parents[1], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started[name] = subprocess.Popen(
+            command,
+            cwd=Path(__file__).parents[1],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     return started
 
 

@@ -1,4 +1,7 @@
-"""The tile: every shape that the target's registers carry, exactly, for every way in which A, B and the start may lie."""
+"""The tile.
+
+Every shape that the target's registers carry, exactly, for every way in which A, B and the start may lie.
+"""
 
 from __future__ import annotations
 
@@ -41,5 +44,7 @@ def test_an_element_has_the_same_bits_in_every_shape(dtype: str) -> None:
 
 
 def test_accumulators_fit_in_the_registers() -> None:
-    assert set(shapes()) >= {(rows, vectors) for rows in range(1, target().tile_rows + 1) for vectors in range(1, PANEL + 1)}
+    assert set(shapes()) >= {
+        (rows, vectors) for rows in range(1, target().tile_rows + 1) for vectors in range(1, PANEL + 1)
+    }
     assert all(rows * vectors < target().registers for rows, vectors in shapes())

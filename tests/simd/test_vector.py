@@ -1,4 +1,7 @@
-"""Vectors: loads and stores of the first lanes touch nothing else, arithmetic is IEEE's, a NaN fails every comparison."""
+"""Vectors.
+
+Loads and stores of the first lanes touch nothing else, arithmetic is IEEE's, a NaN fails every comparison.
+"""
 
 from __future__ import annotations
 
@@ -50,11 +53,26 @@ def test_arithmetic(dtype: str) -> None:
         with np.errstate(all="ignore"):
             if not has_fma():
                 fused, scaled = a * b + c, a * a.dtype.type(0.5) + c
-            elif dtype == "float32":  # a product of two float32 is exact in float64; its sum is rounded twice, seldom to another float32
+            elif (
+                dtype == "float32"
+            ):  # a product of two float32 is exact in float64; its sum is rounded twice, seldom to another float32
                 fused, scaled = ((a.astype(float) * y + c).astype(dtype) for y in (b, 0.5))
             else:
                 fused, scaled = ((a.astype(np.longdouble) * y + c).astype(dtype) for y in (b, 0.5))
-            expected = [a + b, a - b, a * b, a / b, -a, fused, np.where(a < b, c, a), abs(a), np.copysign(a, b), np.full_like(a, 1.5), 2 - a, scaled]
+            expected = [
+                a + b,
+                a - b,
+                a * b,
+                a / b,
+                -a,
+                fused,
+                np.where(a < b, c, a),
+                abs(a),
+                np.copysign(a, b),
+                np.full_like(a, 1.5),
+                2 - a,
+                scaled,
+            ]
         for k, wanted in enumerate(expected):
             if k in (5, 11) and has_fma():
                 with np.errstate(all="ignore"):
