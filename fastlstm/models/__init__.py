@@ -15,6 +15,7 @@ from fastlstm.models.callbacks import (
     LearningRateScheduler,
     ModelCheckpoint,
 )
+from fastlstm.models.decoding import generate
 from fastlstm.models.feedforward import Activation, Dense, Dropout, Embedding, Input, InputLayer, Masking
 from fastlstm.models.losses import (
     BinaryCrossentropy,
@@ -29,6 +30,7 @@ from fastlstm.models.optimizers import SGD, Adam, AdamW, RMSprop
 from fastlstm.models.recurrent import LSTM
 from fastlstm.models.saving import load_model
 from fastlstm.models.schedules import CosineDecay, ExponentialDecay, LearningRateSchedule, PiecewiseConstantDecay
+from fastlstm.models.seq2seq import Seq2Seq
 from fastlstm.models.sequential import Sequential
 from fastlstm.models.text import Tokenizer, pad_sequences, text_to_word_sequence, to_categorical
 
@@ -62,12 +64,14 @@ __all__ = [
     "ModelCheckpoint",
     "PiecewiseConstantDecay",
     "RMSprop",
+    "Seq2Seq",
     "Sequential",
     "SparseCategoricalAccuracy",
     "SparseCategoricalCrossentropy",
     "Tokenizer",
     "activations",
     "callbacks",
+    "generate",
     "initializers",
     "layers",
     "load_model",

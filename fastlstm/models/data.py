@@ -9,6 +9,7 @@ import numpy as np
 
 from fastlstm import checks
 from fastlstm.models.base import turned
+from fastlstm.models.feedforward import Embedding
 from fastlstm.models.losses import Loss
 from fastlstm.models.network import Network
 
@@ -73,6 +74,11 @@ def inputs(model: Network, x: Any, name: str = "x") -> np.ndarray:
                 "of its elements are NaN or infinite"
             )
         return x
+    return tokens(table, x, name)
+
+
+def tokens(table: Embedding, x: np.ndarray, name: str) -> np.ndarray:
+    """Token ids that a table has."""
     ids = x.astype(np.int64, copy=False)
     if x.dtype.kind == "f" and not (np.isfinite(x).all() and (ids == x).all()):
         raise ValueError(f"{name} must be whole token ids for layer {table.name}, but has other numbers")
