@@ -1,4 +1,4 @@
-"""Arguments made into the arrays that the passes take, or an error that names the argument, what it was and what it should be."""
+"""Arguments made into what the passes take, or an error that names the argument, what it was and what it should be."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ def floating(value: Any) -> np.dtype:
 
 
 def array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
-    """`value` as an array of a layer's dtype: arrays must have it, in either byte order; lists and numbers are converted."""
+    """`value` as an array of a layer's dtype: an array must have it, in either byte order; lists are converted."""
     if isinstance(value, np.ndarray) or hasattr(value, "__array__"):
         result = np.asarray(value)
         if result.dtype.newbyteorder("=") != dtype:
-            raise TypeError(f"{name} must have the layer's dtype {dtype}, but has {result.dtype}: convert it with astype(numpy.{dtype})")
+            raise TypeError(
+                f"{name} must have the layer's dtype {dtype}, but has {result.dtype}: "
+                f"convert it with astype(numpy.{dtype})"
+            )
         return result if result.dtype.isnative else result.astype(dtype)
     try:
         return np.asarray(value, dtype)

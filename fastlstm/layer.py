@@ -1,7 +1,7 @@
 """The LSTM layer: named parameters, layers x directions, inference and training.
 
-Nothing but the parameters lives on a layer (their packed copies are derived, and renewed when the parameters change), so that one layer serves many
-threads at once.
+Nothing but the parameters lives on a layer (their packed copies are derived, and renewed when the parameters change),
+so that one layer serves many threads at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ State = tuple[np.ndarray, np.ndarray]
 
 
 def _readable(array: np.ndarray) -> np.ndarray:
-    """An array (T, B, n), or its copy where a pass could not read it: the last axis must be contiguous and every element aligned."""
+    """An array (T, B, n), or its copy where a pass could not read it: last axis contiguous, every element aligned."""
     return array if array.strides[2] == array.itemsize and array.flags.aligned else array.copy()
 
 
@@ -67,19 +67,22 @@ class LSTM:
     dropout
         Probability with which an element of the output of every layer but the last is dropped, in `forward` alone.
     bidirectional
-        Whether a second direction runs from the last step to the first; its output follows the first's in y. D is 2 then, else 1.
+        Whether a second direction runs from the last step to the first; its output follows the first's in y. D is 2
+        then, else 1.
     proj_size
         Must be 0: this version has no projection.
     dtype
         `numpy.float32` or `numpy.float64`.
     seed
-        Seed of the initial parameters, uniform in (-1/sqrt(H), 1/sqrt(H)) as in PyTorch, and of dropout; None takes fresh entropy.
+        Seed of the initial parameters, uniform in (-1/sqrt(H), 1/sqrt(H)) as in PyTorch, and of dropout; None takes
+        fresh entropy.
 
     Attributes
     ----------
     parameters : Mapping[str, numpy.ndarray]
-        For layer k `weight_ih_l{k}` (4H, I or D*H), `weight_hh_l{k}` (4H, H), `bias_ih_l{k}` and `bias_hh_l{k}` (4H,), each with `_reverse`
-        appended for the second direction; gate order i, f, g, o. The arrays may be changed in place at any time between calls.
+        For layer k `weight_ih_l{k}` (4H, I or D*H), `weight_hh_l{k}` (4H, H), `bias_ih_l{k}` and `bias_hh_l{k}` (4H,),
+        each with `_reverse` appended for the second direction; gate order i, f, g, o. The arrays may be changed in
+        place at any time between calls.
 
     Raises
     ------
@@ -112,15 +115,23 @@ class LSTM:
         self.proj_size = 0
         self.dtype = checks.floating(dtype)
         if self.dropout and self.num_layers == 1:
-            warnings.warn(f"dropout acts between layers, and there is one only: dropout={dropout} has no effect", UserWarning, stacklevel=2)
+            warnings.warn(
+                f"dropout acts between layers, and there is one only: dropout={dropout} has no effect",
+                UserWarning,
+                stacklevel=2,
+            )
         self.spec = CellSpec(bias=self.bias)
         self._variant = Variant(self.dtype.name)
         self._random = np.random.default_rng(seed)
-        self._names = [[f"_l{k}{suffix}" for suffix in ("", "_reverse")[: self.directions]] for k in range(self.num_layers)]
+        self._names = [
+            [f"_l{k}{suffix}" for suffix in ("", "_reverse")[: self.directions]] for k in range(self.num_layers)
+        ]
         bound = self.hidden_size**-0.5
         self._parameters: dict[str, np.ndarray] = {}
         for k, names in enumerate(self._names):
-            shapes = parameter_shapes(self.spec, self.input_size if k == 0 else self.directions * self.hidden_size, self.hidden_size)
+            shapes = parameter_shapes(
+                self.spec, self.input_size if k == 0 else self.directions * self.hidden_size, self.hidden_size
+            )
             for suffix in names:
                 for name, shape in shapes.items():
                     self._parameters[name + suffix] = self._random.uniform(-bound, bound, shape).astype(self.dtype)
@@ -146,12 +157,14 @@ class LSTM:
         Parameters
         ----------
         state_dict
-            For every name of `parameters` an array of its shape, or anything that `numpy.asarray` takes, such as a torch tensor.
+            For every name of `parameters` an array of its shape, or anything that `numpy.asarray` takes, such as a
+            torch tensor.
 
         Raises
         ------
         TypeError, ValueError
-            No mapping, or names that are missing, unexpected or misshapen: one error lists them all, and nothing has been copied.
+            No mapping, or names that are missing, unexpected or misshapen: one error lists them all, and nothing has
+            been copied.
         """
         for name, value in checks.state_dict(state_dict, self._parameters).items():
             self._parameters[name][...] = value
@@ -161,10 +174,12 @@ class LSTM:
         options = [str(self.input_size), str(self.hidden_size)]
         options += [f"num_layers={self.num_layers}"] * (self.num_layers != 1) + ["bias=False"] * (not self.bias)
         options += ["batch_first=True"] * self.batch_first + [f"dropout={self.dropout}"] * bool(self.dropout)
-        options += ["bidirectional=True"] * self.bidirectional + [f"dtype={self.dtype.name}"] * (self.dtype != np.float32)
+        options += ["bidirectional=True"] * self.bidirectional + [f"dtype={self.dtype.name}"] * (
+            self.dtype != np.float32
+        )
         return f"{type(self).__name__}({', '.join(options)})"
 
-    # --- calls --------------------------------------------------------------------------------------------------------------------
+    # --- calls --------------------------------------------------------------------------------------------------------
 
     def __call__(self, x: Any, state: tuple[Any, Any] | None = None) -> tuple[np.ndarray, State]:
         """Run the layer for inference: nothing is kept, and no dropout acts.
@@ -172,7 +187,8 @@ class LSTM:
         Parameters
         ----------
         x
-            (T, B, I), or (B, T, I) if `batch_first`, or (T, I) for a single sequence; of the layer's dtype, T at least 1.
+            (T, B, I), or (B, T, I) if `batch_first`, or (T, I) for a single sequence; of the layer's dtype, T at
+            least 1.
         state
             (h_0, c_0), each (D*L, B, H), or (D*L, H) for a single sequence; zeros if None.
 
@@ -188,8 +204,7 @@ class LSTM:
         TypeError, ValueError
             An argument of the wrong type, dtype or shape; the message names it.
         """
-        y, state_n, _ = self._forward(x, state, None)
-        return y, state_n
+        return self._forward(x, state, None)
 
     def forward(self, x: Any, state: tuple[Any, Any] | None = None) -> tuple[np.ndarray, State, Tape]:
         """Run the layer for training: as a plain call, with dropout between layers, and with a tape for `backward`.
@@ -204,11 +219,12 @@ class LSTM:
             For one call of `backward`. x must not be changed before it.
         """
         tape = Tape()
-        y, state_n, tape = self._forward(x, state, tape)
-        assert tape is not None
+        y, state_n = self._forward(x, state, tape)
         return y, state_n, tape
 
-    def backward(self, tape: Tape, dy: Any, dstate: tuple[Any, Any] | None = None) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
+    def backward(
+        self, tape: Tape, dy: Any, dstate: tuple[Any, Any] | None = None
+    ) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
         """Gradients of a loss from its gradients with respect to what `forward` returned.
 
         Parameters
@@ -237,7 +253,9 @@ class LSTM:
         if not isinstance(tape, Tape):
             raise TypeError(f"tape must be what forward returned, but was {type(tape).__name__}")
         if tape.spent:
-            raise ValueError("tape must be fresh from forward, but backward has spent it: dG stands where the gates were")
+            raise ValueError(
+                "tape must be fresh from forward, but backward has spent it: dG stands where the gates were"
+            )
         T, B, _ = tape.inputs[0].shape
         D, L, H = self.directions, self.num_layers, self.hidden_size
         shape = (T, D * H) if tape.unbatched else (B, T, D * H) if self.batch_first else (T, B, D * H)
@@ -250,7 +268,11 @@ class LSTM:
         dh_0, dc_0 = np.zeros((L * D, B, H), self.dtype), np.zeros((L * D, B, H), self.dtype)
         grads: dict[str, np.ndarray] = {}
         if B == 0:
-            return np.zeros(self._x_shape(tape), self.dtype), self._squeeze((dh_0, dc_0), tape), {n: np.zeros_like(p) for n, p in self._parameters.items()}
+            return (
+                np.zeros(self._x_shape(tape), self.dtype),
+                self._squeeze((dh_0, dc_0), tape),
+                {n: np.zeros_like(p) for n, p in self._parameters.items()},
+            )
         for k in reversed(range(L)):
             x, rows = tape.inputs[k], slice(k * D, (k + 1) * D)
             dxs = [np.empty(self._x_shape(tape) if k == 0 else x.shape, self.dtype) for _ in range(D)]
@@ -261,7 +283,20 @@ class LSTM:
             h_0, c_0 = tape.states[k]
             packs = [self._pack("backward", suffix) for suffix in self._names[k]]
             found = calls.backward(
-                self._variant, plan, x, packs, tape.cells[k], h_0, c_0, d, dh_n[rows], dc_n[rows], views, dh_0[rows], dc_0[rows], [False, True][:D]
+                self._variant,
+                plan,
+                x,
+                packs,
+                tape.cells[k],
+                h_0,
+                c_0,
+                d,
+                dh_n[rows],
+                dc_n[rows],
+                views,
+                dh_0[rows],
+                dc_0[rows],
+                [False, True][:D],
             )
             for suffix, grad in zip(self._names[k], found, strict=True):
                 grads["weight_ih" + suffix], grads["weight_hh" + suffix] = grad.w_ih, grad.w_hh
@@ -287,27 +322,48 @@ class LSTM:
             For a bidirectional layer: its second direction begins at the last step, which a stream has not seen.
         """
         if self.bidirectional:
-            raise ValueError("stream: bidirectional must be False, since the reverse direction begins at a last step that a stream has not seen")
+            raise ValueError(
+                "stream: bidirectional must be False, since the reverse direction begins at a last step "
+                "that a stream has not seen"
+            )
         B = checks.size("batch_size", batch_size)
-        return Stream(self._variant, [self._pack("forward", names[0]) for names in self._names], self.input_size, self.hidden_size, B, self.dtype)
+        return Stream(
+            self._variant,
+            [self._pack("forward", names[0]) for names in self._names],
+            self.input_size,
+            self.hidden_size,
+            B,
+            self.dtype,
+        )
 
     def plan(self, T: int, B: int, training: bool = False, layer: int = 0) -> Plan:
-        """How a call over T steps of B rows is cut: the plan of one layer's forward or, if `training`, backward pass."""
+        """How a call over T steps of B rows is cut: one layer's plan, forward or, if `training`, backward."""
         T, B = checks.size("T", T), checks.size("B", B)
         I = self.input_size if layer == 0 else self.directions * self.hidden_size  # noqa: E741
         if training:
             return plan_backward(T, B, I, self.hidden_size, self.directions, self.dtype, get_num_threads())
-        return plan_forward(T, B, I, self.hidden_size, self.directions, self.dtype, get_num_threads(), uniform=not self.batch_first or B == 1)
+        return plan_forward(
+            T,
+            B,
+            I,
+            self.hidden_size,
+            self.directions,
+            self.dtype,
+            get_num_threads(),
+            uniform=not self.batch_first or B == 1,
+        )
 
-    # --- parts of a call ------------------------------------------------------------------------------------------------------------
+    # --- parts of a call ----------------------------------------------------------------------------------------------
 
-    def _forward(self, x: Any, state: Any, tape: Tape | None) -> tuple[np.ndarray, State, Tape | None]:
+    def _forward(self, x: Any, state: Any, tape: Tape | None) -> tuple[np.ndarray, State]:
         given = checks.array("x", x, self.dtype)
         layout = "(B, T, I)" if self.batch_first else "(T, B, I)"
         if given.ndim not in (2, 3):
             raise ValueError(f"x must have the shape {layout} or, for a single sequence, (T, I), but has {given.shape}")
         if given.shape[-1] != self.input_size:
-            raise ValueError(f"x must have {self.input_size} features (input_size) on its last axis, but its shape is {given.shape}")
+            raise ValueError(
+                f"x must have {self.input_size} features (input_size) on its last axis, but its shape is {given.shape}"
+            )
         unbatched = given.ndim == 2
         x_in = self._time_first(given, unbatched)
         T, B, _ = x_in.shape
@@ -325,7 +381,10 @@ class LSTM:
         variant = self._variant._replace(training=tape is not None)
         for k in range(L):
             last = k == L - 1
-            out = np.empty((T, D * H) if unbatched and last else (B, T, D * H) if self.batch_first and last else (T, B, D * H), self.dtype)
+            out = np.empty(
+                (T, D * H) if unbatched and last else (B, T, D * H) if self.batch_first and last else (T, B, D * H),
+                self.dtype,
+            )
             y = self._time_first(out, unbatched) if last else out
             rows = slice(k * D, (k + 1) * D)
             cells = []
@@ -333,20 +392,25 @@ class LSTM:
                 cells = [(np.empty((T, B, 4, H), self.dtype), np.empty((T, B, H), self.dtype)) for _ in range(D)]
             if B:
                 packs = [self._pack("forward", suffix) for suffix in self._names[k]]
-                plan = plan_forward(T, B, below.shape[2], H, D, self.dtype, get_num_threads(), calls.row_stride(below) is not None)
-                calls.forward(variant, plan, below, packs, h_0[rows], c_0[rows], y, h_n[rows], c_n[rows], cells, [False, True][:D])
+                plan = plan_forward(
+                    T, B, below.shape[2], H, D, self.dtype, get_num_threads(), calls.row_stride(below) is not None
+                )
+                calls.forward(
+                    variant, plan, below, packs, h_0[rows], c_0[rows], y, h_n[rows], c_n[rows], cells, [False, True][:D]
+                )
             if tape is not None:
                 tape.inputs.append(below)
                 tape.cells.append(cells)
                 tape.states.append((h_0[rows], c_0[rows]))
                 mask = None
                 if self.dropout and not last:
-                    mask = (self._random.random(y.shape, self.dtype) >= self.dtype.type(self.dropout)) / self.dtype.type(max(1 - self.dropout, 1e-30))
+                    mask = (
+                        self._random.random(y.shape, self.dtype) >= self.dtype.type(self.dropout)
+                    ) / self.dtype.type(max(1 - self.dropout, 1e-30))
                     y = y * mask
                 tape.masks.append(mask)
             below = y
-        result = out
-        return result, ((h_n[:, 0], c_n[:, 0]) if unbatched else (h_n, c_n)), tape
+        return out, ((h_n[:, 0], c_n[:, 0]) if unbatched else (h_n, c_n))
 
     def _time_first(self, array: np.ndarray, unbatched: bool) -> np.ndarray:
         """The view (T, B, n) of an array in the caller's layout."""
@@ -369,19 +433,30 @@ class LSTM:
             return np.zeros((layers, B, H), self.dtype), np.zeros((layers, B, H), self.dtype)
         shape, meaning = ((layers, H), "(D*L, H)") if unbatched else ((layers, B, H), "(D*L, B, H)")
         h, c = checks.pair(name, state)
-        h, c = (checks.shaped(f"{part} of {name}", value, self.dtype, shape, meaning) for part, value in (("h", h), ("c", c)))
+        h, c = (
+            checks.shaped(f"{part} of {name}", value, self.dtype, shape, meaning)
+            for part, value in (("h", h), ("c", c))
+        )
         return h.reshape(layers, B, H), c.reshape(layers, B, H)
 
     def _pack(self, way: str, suffix: str) -> Any:
-        """The packed weights of one layer and direction; packed anew when a digest of the parameters tells that they changed."""
+        """The packed weights of one layer and direction; packed anew when a digest tells that parameters changed."""
         p = self._parameters
         matrices = [p["weight_ih" + suffix], p["weight_hh" + suffix]]
-        biases = [p["bias_ih" + suffix], p["bias_hh" + suffix]] if self.bias else [np.zeros(4 * self.hidden_size, self.dtype)] * 2
+        biases = (
+            [p["bias_ih" + suffix], p["bias_hh" + suffix]]
+            if self.bias
+            else [np.zeros(4 * self.hidden_size, self.dtype)] * 2
+        )
         used = matrices + biases if way == "forward" and self.bias else matrices
         mark = calls.digest(self._variant, used)
         known = self._packed.get(way + suffix)
         if known is not None and known[0] == mark:
             return known[1]
-        packed = calls.pack_forward(self._variant, *matrices, *biases) if way == "forward" else calls.pack_backward(self._variant, *matrices)
+        packed = (
+            calls.pack_forward(self._variant, *matrices, *biases)
+            if way == "forward"
+            else calls.pack_backward(self._variant, *matrices)
+        )
         self._packed[way + suffix] = (mark, packed)
         return packed

@@ -15,8 +15,8 @@ from fastlstm.runtime.workers import worker
 class Stream:
     """One sequence, or B of them, fed step by step; made by `LSTM.stream`.
 
-    A stream holds the parameters as they were when it was made, and computes each step on the calling thread. Its outputs are, bit for bit, those of
-    one call over all steps. One stream must not be stepped by two threads at once.
+    A stream holds the parameters as they were when it was made, and computes each step on the calling thread. Its
+    outputs are, bit for bit, those of one call over all steps. One stream must not be stepped by two threads at once.
 
     Attributes
     ----------
@@ -24,7 +24,15 @@ class Stream:
         (h, c), each (L, B, H); may be read, and set to a pair of arrays of these shapes.
     """
 
-    def __init__(self, variant: Variant, packs: list[calls.Weights], input_size: int, hidden_size: int, batch_size: int, dtype: np.dtype) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        packs: list[calls.Weights],
+        input_size: int,
+        hidden_size: int,
+        batch_size: int,
+        dtype: np.dtype,
+    ) -> None:
         self.batch_size, self._dtype = batch_size, dtype
         self._call = calls.StepCall(variant, packs, input_size, hidden_size, batch_size, dtype)
         self._shape = (batch_size, input_size)
@@ -70,7 +78,10 @@ class Stream:
     def state(self, value: Any) -> None:
         h, c = checks.pair("state", value)
         shape = self._call.h.shape
-        h, c = (checks.shaped(f"{part} of state", array, self._dtype, shape, "(L, B, H)") for part, array in (("h", h), ("c", c)))
+        h, c = (
+            checks.shaped(f"{part} of state", array, self._dtype, shape, "(L, B, H)")
+            for part, array in (("h", h), ("c", c))
+        )
         self._call.h[...], self._call.c[...] = h, c
 
     def reset(self) -> None:
