@@ -7,7 +7,7 @@ import numpy as np
 from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.isa import target
 from fastlstm.simd.tile import PANEL, tile
-from fastlstm.simd.vector import lanes
+from fastlstm.simd.vector import lanes, load, store
 
 # Steps of k per block: a block of a panel (24 KiB on AVX-512) stays in L1 while all rows pass over it. Fewer steps cost more in loading
 # and storing C; more fall out of L1.
@@ -30,7 +30,7 @@ def cut(whole, parts, part):
 def gemm(rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row):
     """c[:rows, :vectors] = start + a b.
 
-    a has the strides `a_row` and `a_step`; b is packed as [k][vectors], or, for more than four vectors, as panels `b_panel` elements apart;
+    a has the strides `a_row` and `a_step`, or, where `a_step` is 0, is packed by `pack_strips`; b is packed as [k][vectors], or, for more than four vectors, as panels `b_panel` elements apart;
     `start_row` may be 0 (one row for all). Blocks of k go over all rows in turn, each row in tiles cut evenly (8 rows are 4 + 4, not 6 + 2).
     """
     width = min(vectors, PANEL) * lanes(c)
@@ -38,20 +38,43 @@ def gemm(rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c
     steps, longer = depth // blocks, depth % blocks
     tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
     height, taller = rows // tiles, rows % tiles
+    k = 0
     for block in range(blocks):
         deep = steps + 1 if block < longer else steps
         ahead = b + deep * width
-        to, from_, a_here = c, start, a
+        to, from_ = c, start
+        r = 0
         for i in range(tiles):
             high = height + 1 if i < taller else height
-            tile(high, vectors, deep, a_here, a_row, a_step, b, b_panel, from_, start_row, to, c_row, ahead)
+            if a_step == 0:
+                a_here, row, step = a + (r * depth + k * high), NEXT, high
+            else:
+                a_here, row, step = a + (r * a_row + k * a_step), a_row, a_step
+            tile(high, vectors, deep, a_here, row, step, b, b_panel, from_, start_row, to, c_row, ahead)
             ahead = ahead + deep * lanes(c)
-            a_here = a_here + high * a_row
             from_ = from_ + high * start_row
             to = to + high * c_row
+            r += high
         start, start_row = c, c_row
-        a = a + deep * a_step
+        k += deep
         b = b + deep * width
+
+
+@kernel
+def pack_strips(w, depth, rows, row, out):
+    """The transpose of w (K, rows), its steps of k `row` elements apart, as A of a product: strips of a tile's rows, each [k][rows of the tile].
+
+    With plain strides a tile would touch a line, and for long rows a page, a step of k: at H = 1024 that halves the speed of the product for dW.
+    """
+    tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
+    height, taller = rows // tiles, rows % tiles
+    r = 0
+    for i in range(tiles):
+        high = height + 1 if i < taller else height
+        for k in range(depth):
+            for lane in range(0, high, lanes(w)):
+                store(out + (r * depth + k * high + lane), load(w + (k * row + r + lane), high - lane), high - lane)
+        r += high
 
 
 @kernel

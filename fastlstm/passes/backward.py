@@ -12,13 +12,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fastlstm.kernels.gates import cell_bwd
-from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, panels_at_once
+from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, pack_strips, panels_at_once
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.atomic import LINE, barrier, flush_denormals, rendezvous, restore_mode
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import lanes, load, pointer, splat, store
 
 PRODUCT_ROWS = 512  # rows of x and h to one product for dW: dW is loaded and stored once for so many
+PANELS_TO_PACK = 6  # panels of dW in a part from which on packing [x, h] pays
 ZEROS = 4 * PANEL  # vectors of zeros at the head of each part's scratch: the start of sums, as wide as the widest tile
 
 
@@ -61,7 +62,7 @@ class Backward(NamedTuple):
     dc: int  # workspace: (B, h_row)
     h: int  # workspace: (chunk * B, h_row)
     h_row: int
-    scratch: int  # workspace of each part: zeros, then a block of rows or a packed block of dG
+    scratch: int  # workspace of each part: zeros, then a block of rows, or a packed panel of dG and all strips of [x, h]
     scratch_part: int
     parties: int  # threads of the whole call, both directions
     meeting: int  # where they meet once: arrivals and, on a line of its own, the verdict
@@ -188,13 +189,29 @@ def input_gradient(v, f, t, first, last, scratch):
 
 
 @inline
-def accumulate(rows, vectors, depth, a, a_step, packed, dw, dw_row):
-    """dw += a^T packed, in blocks of rows of dw that stay in L2 while all of k passes over them."""
-    blocks = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
+def row_blocks(rows):
+    """Blocks of rows of dW that stay in L2 while all of k passes over them."""
+    return (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
+
+
+@inline
+def pack_blocks(w, depth, rows, row, out):
+    """`pack_strips` for every block of rows of dW."""
+    blocks = row_blocks(rows)
     for block in range(blocks):
         r = cut(rows, blocks, block)
+        pack_strips(w + r, depth, cut(rows, blocks, block + 1) - r, row, out + r * depth)
+
+
+@inline
+def accumulate(rows, vectors, depth, w, row, packed, dw, dw_row):
+    """dw += w^T packed, where w has rows `row` elements apart or, if that is 0, was packed by `pack_blocks`."""
+    blocks = row_blocks(rows)
+    for block in range(blocks):
+        r = cut(rows, blocks, block)
+        a = w + (r if row > 0 else r * depth)
         c = dw + r * dw_row
-        gemm(cut(rows, blocks, block + 1) - r, vectors, depth, a + r, NEXT, a_step, packed, SAME, c, dw_row, c, dw_row)
+        gemm(cut(rows, blocks, block + 1) - r, vectors, depth, a, NEXT, row, packed, SAME, c, dw_row, c, dw_row)
 
 
 @kernel
@@ -202,26 +219,31 @@ def weight_gradient(v, f, first, last, t, rows, h, h_row, scratch):
     """dW += [x, h]^T dG and db += sum of dG over so many rows from step t on, for the panels first .. last of the 4H columns; h holds h_{t-1}."""
     count = lanes(scratch)
     packed = scratch + ZEROS * count
-    dg = pointer(f.gates, v) + t * f.B * 4 * f.H
-    x = pointer(f.x, v) + t * f.B * f.x_row
+    strips = packed + PRODUCT_ROWS * PANEL * count
     db = pointer(f.db, v)
-    for panel in range(first, last):
-        column = panel * PANEL * count
-        vectors = vectors_of(4 * f.H, column, count, 1)
-        width = vectors * count
-        dw = pointer(f.dw, v) + column
-        for k in range(0, rows, PRODUCT_ROWS):
-            depth = min(PRODUCT_ROWS, rows - k)
+    for k in range(0, rows, PRODUCT_ROWS):
+        depth = min(PRODUCT_ROWS, rows - k)
+        dg = pointer(f.gates, v) + (t * f.B + k) * 4 * f.H
+        x_here, x_row, h_here, h_here_row = pointer(f.x, v) + (t * f.B + k) * f.x_row, f.x_row, h + k * h_row, h_row
+        if last - first >= PANELS_TO_PACK:
+            pack_blocks(x_here, depth, f.I, x_row, strips)
+            pack_blocks(h_here, depth, f.H, h_row, strips + f.I * depth)
+            x_here, x_row, h_here, h_here_row = strips, SAME, strips + f.I * depth, SAME
+        for panel in range(first, last):
+            column = panel * PANEL * count
+            vectors = vectors_of(4 * f.H, column, count, 1)
+            width = vectors * count
             for u in range(0, width, count):
                 n = 4 * f.H - column - u
                 total = load(db + (column + u), n)
                 for i in range(depth):
-                    value = load(dg + ((k + i) * 4 * f.H + column + u), n)
+                    value = load(dg + (i * 4 * f.H + column + u), n)
                     store(packed + (i * width + u), value)
                     total = total + value
                 store(db + (column + u), total, n)
-            accumulate(f.I, vectors, depth, x + k * f.x_row, f.x_row, packed, dw, f.dw_row)
-            accumulate(f.H, vectors, depth, h + k * h_row, h_row, packed, dw + f.I * f.dw_row, f.dw_row)
+            dw = pointer(f.dw, v) + column
+            accumulate(f.I, vectors, depth, x_here, x_row, packed, dw, f.dw_row)
+            accumulate(f.H, vectors, depth, h_here, h_here_row, packed, dw + f.I * f.dw_row, f.dw_row)
 
 
 @kernel

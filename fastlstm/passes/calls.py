@@ -175,7 +175,7 @@ def backward(
     lanes = target().lanes(dtype)
     h_row, dg_row, dw_row = padded(H, dtype) + PAD, 4 * H + PAD, padded(4 * H, dtype) + PAD
     h_row, dg_row = padded(h_row, dtype), padded(dg_row, dtype)
-    scratch = (ZEROS + max(BLOCK_ROWS, PRODUCT_ROWS) * PANEL) * lanes
+    scratch = (ZEROS + max(BLOCK_ROWS, PRODUCT_ROWS) * PANEL) * lanes + padded((I + H) * min(PRODUCT_ROWS, T * B), dtype)
     sizes = [(I + H) * dw_row, 2 * B * dg_row, B * h_row, plan.chunk * B * h_row, plan.parts * scratch]
     offsets = [sum(sizes[:k]) * dtype.itemsize for k in range(len(sizes))]
     space = pool.take(D * sum(sizes), dtype)
