@@ -27,18 +27,25 @@ class Plan(NamedTuple):
 
     def explain(self) -> str:
         """The plan in words."""
-        cut = "one thread to a direction" if self.parts == 1 else f"{self.parts} threads split {'units' if self.by_units else 'rows'}"
+        cut = (
+            "one thread to a direction"
+            if self.parts == 1
+            else f"{self.parts} threads split {'units' if self.by_units else 'rows'}"
+        )
         return f"{cut}; chunk of {self.chunk} steps; {self.reason}"
 
 
-def _share(B: int, H: int, flops: float, threads: int, D: int, vectors: int, weights: int, T: int) -> tuple[int, bool, str]:
+def _share(
+    B: int, H: int, flops: float, threads: int, D: int, vectors: int, weights: int, T: int
+) -> tuple[int, bool, str]:
     """Parts, whether they split units, and why; `vectors` are the units that can be split, in vectors."""
     per_direction = max(1, threads // D)
     serial_us = flops / GFLOPS / 1e3
     if per_direction == 1 or serial_us < 3 * REGION_US:
         return 1, False, "one thread is enough" if per_direction > 1 else "one thread"
     by_rows, by_units = min(per_direction, B), min(per_direction, vectors)
-    # Splitting rows, every thread reads all weights at each step; splitting units, its share, which may fit its own L2, but they meet at each step.
+    # Splitting rows, every thread reads all weights at each step; splitting units, its share, which may fit its own
+    # L2, but they meet at each step.
     rows = -(-B // by_rows)
     efficient = min(1.0, rows / 4)  # fewer rows than four leave the tile waiting for weights
     rows_us = serial_us / by_rows / efficient * (1.15 if weights > L2 and rows < 64 else 1.0)

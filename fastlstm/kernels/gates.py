@@ -11,8 +11,8 @@ from fastlstm.simd.vector import fma, reciprocal
 def cell_fwd(v, z_i, z_f, z_g, z_o, c):
     """i, f, g, o and the new c and h.
 
-    c' = s(z_f) c + s(z_i) tanh(z_g) and h = s(z_o) tanh(c') with every factor kept as a ratio: two divisions in all, where one for each
-    factor would take five. A caller that leaves i, f, g, o unused pays nothing for them.
+    c' = s(z_f) c + s(z_i) tanh(z_g) and h = s(z_o) tanh(c') with every factor kept as a ratio: two divisions in
+    all, where one for each factor would take five. A caller that leaves i, f, g, o unused pays nothing for them.
     """
     if v.linear:
         c_new = fma(z_f, c, z_i * z_g)
@@ -34,7 +34,9 @@ def cell_fwd(v, z_i, z_f, z_g, z_o, c):
 
 @inline
 def cell_bwd(v, i, f, g, o, c_before, c, dh, dc):
-    """Gradients of z_i, z_f, z_g, z_o and of the c before, and h anew, from those of h and c (Greff et al. 2017, appendix A)."""
+    """Gradients of z_i, z_f, z_g, z_o and of the c before, and h anew, from those of h and c (Greff et al. 2017,
+    appendix A).
+    """
     if v.linear:
         dc = fma(dh, o, dc)
         return dc * g, dc * c_before, dc * i, dh * c, dc * f, o * c

@@ -9,8 +9,8 @@ from fastlstm.simd.isa import target
 from fastlstm.simd.tile import PANEL, tile
 from fastlstm.simd.vector import lanes, load, store
 
-# Steps of k per block: a block of a panel (24 KiB on AVX-512) stays in L1 while all rows pass over it. Fewer steps cost more in loading
-# and storing C; more fall out of L1.
+# Steps of k per block: a block of a panel (24 KiB on AVX-512) stays in L1 while all rows pass over it. Fewer steps
+# cost more in loading and storing C; more fall out of L1.
 DEPTH = 96
 TILE_ROWS = target().tile_rows
 # Strides as typed numbers: Numba would compile `gemm` anew for every literal that it is called with.
@@ -22,7 +22,9 @@ BLOCK_ROWS = 16 * TILE_ROWS
 
 @inline
 def cut(whole, parts, part):
-    """Where part number `part` begins when `whole` is cut into `parts` as evenly as can be; the first ones are the longer ones."""
+    """Where part number `part` begins when `whole` is cut into `parts` as evenly as can be; the first ones are the
+    longer ones.
+    """
     return part * (whole // parts) + min(part, whole % parts)
 
 
@@ -30,8 +32,9 @@ def cut(whole, parts, part):
 def gemm(rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row):
     """c[:rows, :vectors] = start + a b.
 
-    a has the strides `a_row` and `a_step`, or, where `a_step` is 0, is packed by `pack_strips`; b is packed as [k][vectors], or, for more than four vectors, as panels `b_panel` elements apart;
-    `start_row` may be 0 (one row for all). Blocks of k go over all rows in turn, each row in tiles cut evenly (8 rows are 4 + 4, not 6 + 2).
+    a has the strides `a_row` and `a_step`, or, where `a_step` is 0, is packed by `pack_strips`; b is packed as
+    [k][vectors], or, for more than four vectors, as panels `b_panel` elements apart; `start_row` may be 0 (one row
+    for all). Blocks of k go over all rows in turn, each row in tiles cut evenly (8 rows are 4 + 4, not 6 + 2).
     """
     width = min(vectors, PANEL) * lanes(c)
     blocks = (depth + DEPTH - 1) // DEPTH
@@ -62,9 +65,11 @@ def gemm(rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c
 
 @kernel
 def pack_strips(w, depth, rows, row, out):
-    """The transpose of w (K, rows), its steps of k `row` elements apart, as A of a product: strips of a tile's rows, each [k][rows of the tile].
+    """The transpose of w (K, rows), its steps of k `row` elements apart, as A of a product: strips of a tile's rows,
+    each [k][rows of the tile].
 
-    With plain strides a tile would touch a line, and for long rows a page, a step of k: at H = 1024 that halves the speed of the product for dW.
+    With plain strides a tile would touch a line, and for long rows a page, a step of k: at H = 1024 that halves the
+    speed of the product for dW.
     """
     tiles = (rows + TILE_ROWS - 1) // TILE_ROWS
     height, taller = rows // tiles, rows % tiles
@@ -79,7 +84,9 @@ def pack_strips(w, depth, rows, row, out):
 
 @kernel
 def panels_at_once(rows, panels):
-    """How many panels of four vectors one tile of so many rows takes together; the tiles that exist are in `simd.tile.shapes`."""
+    """How many panels of four vectors one tile of so many rows takes together; the tiles that exist are in
+    `simd.tile.shapes`.
+    """
     if TILE_ROWS == 6:
         if rows == 1 and panels >= 4:
             return 4

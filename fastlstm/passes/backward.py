@@ -1,10 +1,13 @@
-"""The backward pass of one layer: gradients of a loss with respect to x, the initial state and every parameter, from those of y and the last state.
+"""The backward pass of one layer: gradients of a loss with respect to x, the initial state and every parameter, from
+those of y and the last state.
 
-Backward through time, a step computes dh = dy_t + dG_{t+1} W_hh by the tile and from it dG_t, the gradient of the gates' pre-activations, which
-overwrites the gates on the tape. After each chunk of steps dx = dG W_ih and dW += dG^T [x, h] follow as products over all rows of the chunk: dx cut
-by rows, dW by columns between the threads, so that the order of every sum is the same at any thread count.
+Backward through time, a step computes dh = dy_t + dG_{t+1} W_hh by the tile and from it dG_t, the gradient of the
+gates' pre-activations, which overwrites the gates on the tape. After each chunk of steps dx = dG W_ih and dW +=
+dG^T [x, h] follow as products over all rows of the chunk: dx cut by rows, dW by columns between the threads, so
+that the order of every sum is the same at any thread count.
 
-h itself is not on the tape: o tanh(c) is at hand at step t, where it is needed for the product with dG_{t+1}; so dW runs one step behind.
+h itself is not on the tape: o tanh(c) is at hand at step t, where it is needed for the product with dG_{t+1}; so dW
+runs one step behind.
 """
 
 from __future__ import annotations
@@ -62,7 +65,9 @@ class Backward(NamedTuple):
     dc: int  # workspace: (B, h_row)
     h: int  # workspace: (chunk * B, h_row)
     h_row: int
-    scratch: int  # workspace of each part: zeros, then a block of rows, or a packed panel of dG and all strips of [x, h]
+    scratch: (
+        int  # workspace of each part: zeros, then a block of rows, or a packed panel of dG and all strips of [x, h]
+    )
     scratch_part: int
     parties: int  # threads of the whole call, both directions
     meeting: int  # where they meet once: arrivals and, on a line of its own, the verdict
@@ -118,7 +123,9 @@ def panel_count(columns, count):
 @inline
 def fitting(f, at_once, panel, last, count):
     """How many of `at_once` panels can be taken together from `panel` on: full ones only, but for a single one."""
-    while at_once > 1 and (panel + at_once > last or (panel + at_once) * PANEL * count > (f.H + count - 1) // count * count):
+    while at_once > 1 and (
+        panel + at_once > last or (panel + at_once) * PANEL * count > (f.H + count - 1) // count * count
+    ):
         at_once //= 2
     return at_once
 
@@ -142,7 +149,20 @@ def step(v, f, first, last, row, rows, s, t, dg_before, dg_after, h, scratch):
                     store(z + (r * z_row + u), load(pointer(f.dh_n, v) + ((row + r) * f.H + unit + u), n))
         else:
             w = pointer(f.w_hh, v) + 4 * f.H * unit
-            gemm(rows, vectors, 4 * f.H, dg_before + row * f.dg_row, f.dg_row, NEXT, w, 4 * f.H * PANEL * count, scratch, SAME, z, z_row)
+            gemm(
+                rows,
+                vectors,
+                4 * f.H,
+                dg_before + row * f.dg_row,
+                f.dg_row,
+                NEXT,
+                w,
+                4 * f.H * PANEL * count,
+                scratch,
+                SAME,
+                z,
+                z_row,
+            )
         for r in range(rows):
             for u in range(0, vectors * count, count):
                 update(v, f, s, t, row + r, unit + u, z + (r * z_row + u), dg_after, h)
@@ -180,7 +200,20 @@ def input_gradient(v, f, t, first, last, scratch):
             vectors = vectors_of(f.I, column, count, 1)
             z_row = vectors * count
             dg = pointer(f.gates, v) + (t * f.B + row) * 4 * f.H
-            gemm(rows, vectors, 4 * f.H, dg, 4 * f.H, NEXT, pointer(f.w_ih, v) + 4 * f.H * column, SAME, scratch, SAME, z, z_row)
+            gemm(
+                rows,
+                vectors,
+                4 * f.H,
+                dg,
+                4 * f.H,
+                NEXT,
+                pointer(f.w_ih, v) + 4 * f.H * column,
+                SAME,
+                scratch,
+                SAME,
+                z,
+                z_row,
+            )
             for r in range(rows):
                 at, b = t + (row + r) // f.B, (row + r) % f.B
                 dx = pointer(f.dx, v) + (at * f.dx_step + b * f.dx_row + column)
@@ -216,7 +249,9 @@ def accumulate(rows, vectors, depth, w, row, packed, dw, dw_row):
 
 @kernel
 def weight_gradient(v, f, first, last, t, rows, h, h_row, scratch):
-    """dW += [x, h]^T dG and db += sum of dG over so many rows from step t on, for the panels first .. last of the 4H columns; h holds h_{t-1}."""
+    """dW += [x, h]^T dG and db += sum of dG over so many rows from step t on, for the panels first .. last of the
+    4H columns; h holds h_{t-1}.
+    """
     count = lanes(scratch)
     packed = scratch + ZEROS * count
     strips = packed + PRODUCT_ROWS * PANEL * count
@@ -284,7 +319,9 @@ def meet(f, arrivals):
 
 @kernel
 def backward(v, part, address):
-    """One part of the backward pass; parts of a second direction follow those of the first, as its frame follows the first's."""
+    """One part of the backward pass; parts of a second direction follow those of the first, as its frame follows
+    the first's.
+    """
     f = read(address, Backward)
     if part >= f.parts:
         f = read(address + 8 * len(f), Backward)
@@ -331,7 +368,8 @@ def backward(v, part, address):
         arrivals = meet(f, arrivals)
         share, share_end = cut(steps * f.B, f.parts, part), cut(steps * f.B, f.parts, part + 1)
         input_gradient(v, f, lowest, share, share_end, scratch)
-        # h_t of this chunk belongs to dG of the step after: one later in time, or earlier in reverse; the last step has none.
+        # h_t of this chunk belongs to dG of the step after: one later in time, or earlier in reverse; the last step
+        # has none.
         shifted = steps - 1 + behind
         if shifted > 0:
             if f.reverse:

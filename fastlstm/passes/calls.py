@@ -125,8 +125,19 @@ def row_stride(x: np.ndarray) -> int | None:
     return row if T == 1 or step == B * row else None
 
 
-def forward(variant: Variant, plan: Plan, x, packs: list[Weights], h_0, c_0, y, h_n, c_n, tape, reverse: list[bool]) -> None:
-    """Run one layer: x (T, B, I); h_0, c_0, h_n, c_n (D, B, H); y (T, B, D*H); tape: for each direction gates (T, B, 4, H) and c (T, B, H)."""
+def _uniform(x: np.ndarray) -> int:
+    """`row_stride` of an x that is known to have one."""
+    row = row_stride(x)
+    assert row is not None, "rows of x must be equally far apart"
+    return row
+
+
+def forward(
+    variant: Variant, plan: Plan, x, packs: list[Weights], h_0, c_0, y, h_n, c_n, tape, reverse: list[bool]
+) -> None:
+    """Run one layer: x (T, B, I); h_0, c_0, h_n, c_n (D, B, H); y (T, B, D*H); tape: for each direction gates (T,
+    B, 4, H) and c (T, B, H).
+    """
     (T, B, I), (D, _, H), dtype = x.shape, h_0.shape, x.dtype  # noqa: E741
     room = 0 if plan.chunk else padded(I, dtype)  # for x before h
     h_row = room + padded(H, dtype) + PAD
@@ -138,7 +149,7 @@ def forward(variant: Variant, plan: Plan, x, packs: list[Weights], h_0, c_0, y, 
     meeting = _Meeting(D, plan.parts)
     x_step, x_row = _strides(x)
     if plan.chunk:
-        x_row = row_stride(x)
+        x_row = _uniform(x)
     y_step, y_row = _strides(y)
     item, base, state = dtype.itemsize, address(space), B * H * dtype.itemsize
     frames = []
@@ -168,19 +179,37 @@ class Gradients(NamedTuple):
 
 
 def backward(
-    variant: Variant, plan: Plan, x, packs: list[Transposed], tape, h_0, c_0, dy, dh_n, dc_n, dxs, dh_0, dc_0, reverse: list[bool]
+    variant: Variant,
+    plan: Plan,
+    x,
+    packs: list[Transposed],
+    tape,
+    h_0,
+    c_0,
+    dy,
+    dh_n,
+    dc_n,
+    dxs,
+    dh_0,
+    dc_0,
+    reverse: list[bool],
 ) -> list[Gradients]:
-    """Run one layer backward; shapes as in `forward`, dxs: an array like x for each direction. The gates on the tape become dG."""
+    """Run one layer backward; shapes as in `forward`, dxs: an array like x for each direction. The gates on the
+    tape become dG.
+    """
     (T, B, I), (D, _, H), dtype = x.shape, h_0.shape, x.dtype  # noqa: E741
     lanes = target().lanes(dtype)
     h_row, dg_row, dw_row = padded(H, dtype) + PAD, 4 * H + PAD, padded(4 * H, dtype) + PAD
     h_row, dg_row = padded(h_row, dtype), padded(dg_row, dtype)
-    scratch = (ZEROS + max(BLOCK_ROWS, PRODUCT_ROWS) * PANEL) * lanes + padded((I + H) * min(PRODUCT_ROWS, T * B), dtype)
+    scratch = (ZEROS + max(BLOCK_ROWS, PRODUCT_ROWS) * PANEL) * lanes + padded(
+        (I + H) * min(PRODUCT_ROWS, T * B), dtype
+    )
     sizes = [(I + H) * dw_row, 2 * B * dg_row, B * h_row, plan.chunk * B * h_row, plan.parts * scratch]
     offsets = [sum(sizes[:k]) * dtype.itemsize for k in range(len(sizes))]
     space = pool.take(D * sum(sizes), dtype)
     meeting = _Meeting(D, plan.parts)
     dy_step, dy_row = _strides(dy)
+    x_row = _uniform(x)
     item, state = dtype.itemsize, B * H * dtype.itemsize
     frames, grads = [], []
     for d in range(D):
@@ -192,10 +221,11 @@ def backward(
         frames.append(
             Backward(
                 T, B, I, H, plan.parts, plan.by_units, plan.chunk, reverse[d],
-                address(x), row_stride(x), address(gates), address(cells), address(h_0) + d * state, address(c_0) + d * state,
+                address(x), x_row, address(gates), address(cells), address(h_0) + d * state, address(c_0) + d * state,
                 address(dy) + d * H * item, dy_step, dy_row, address(dh_n) + d * state, address(dc_n) + d * state,
                 address(packs[d].w_hh), address(packs[d].w_ih), address(dxs[d]), dx_step, dx_row,
-                address(dh_0) + d * state, address(dc_0) + d * state, address(grad.w_ih), address(grad.w_hh), address(grad.b),
+                address(dh_0) + d * state, address(dc_0) + d * state,
+                address(grad.w_ih), address(grad.w_hh), address(grad.b),
                 dw, dw_row, dg, dg_row, dc, h, h_row, scratch_at, scratch,
                 D * plan.parts, meeting.place, meeting.barriers[d],
             )
@@ -206,9 +236,19 @@ def backward(
 
 
 class StepCall:
-    """A call of one step through all layers, with its frames and buffers made once: x and h, c are written, y is read, by whoever holds it."""
+    """A call of one step through all layers, with its frames and buffers made once: x and h, c are written, y is
+    read, by whoever holds it.
+    """
 
-    def __init__(self, variant: Variant, packs: list[Weights], input_size: int, hidden_size: int, batch_size: int, dtype: np.dtype) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        packs: list[Weights],
+        input_size: int,
+        hidden_size: int,
+        batch_size: int,
+        dtype: np.dtype,
+    ) -> None:
         B, H, item = batch_size, hidden_size, dtype.itemsize
         room = padded(max(input_size, H), dtype)
         h_row = room + padded(H, dtype) + PAD
@@ -225,9 +265,11 @@ class StepCall:
             h, c = address(self.h[k]), address(self.c[k])
             frames.append(
                 Forward(
-                    1, B, x.shape[1], H, 1, 0, 0, 0, address(x), x.size, x.shape[1], address(pack.weights), address(pack.bias), h, c,
+                    1, B, x.shape[1], H, 1, 0, 0, 0,
+                    address(x), x.size, x.shape[1], address(pack.weights), address(pack.bias), h, c,
                     address(self._outputs[k]), B * H, H, h, c, 0, 0,
-                    base + room * item, base + 2 * B * h_row * item, h_row, base + 3 * B * h_row * item, scratch, 1, self._meeting.place, self._meeting.barriers[0],
+                    base + room * item, base + 2 * B * h_row * item, h_row, base + 3 * B * h_row * item, scratch,
+                    1, self._meeting.place, self._meeting.barriers[0],
                 )
             )  # fmt: skip
         self._frames = _frame(*frames)

@@ -1,4 +1,6 @@
-"""The workers that Python calls: each makes, for one variant, a function of a part and a frame. Numba caches them by their place in this file."""
+"""The workers that Python calls: each makes, for one variant, a function of a part and a frame. Numba caches them
+by their place in this file.
+"""
 
 from __future__ import annotations
 

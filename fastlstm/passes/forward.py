@@ -1,9 +1,10 @@
 """The forward pass of one layer over a whole sequence, for inference and, with a tape, for training.
 
-For every step and every panel (one vector of units, its four gates): z = bias + W x_t + R h' by the tile, then the cell, while z is in L1.
-Rows are independent, so threads that split rows never meet; threads that split units meet at one barrier a step. W x is either computed for a chunk
-of steps beforehand (few rows: W is then read once a chunk) or as more steps of k of the same product (many rows). The order in which an element's
-products are added is the same in all these ways: bias, x_0 .. x_{I-1}, h_0 .. h_{H-1}.
+For every step and every panel (one vector of units, its four gates): z = bias + W x_t + R h' by the tile, then the
+cell, while z is in L1. Rows are independent, so threads that split rows never meet; threads that split units meet
+at one barrier a step. W x is either computed for a chunk of steps beforehand (few rows: W is then read once a
+chunk) or as more steps of k of the same product (many rows). The order in which an element's products are added is
+the same in all these ways: bias, x_0 .. x_{I-1}, h_0 .. h_{H-1}.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Forward(NamedTuple):
     c_n: int  # (B, H)
     gates: int  # tape: (T, B, 4, H) of i, f, g, o
     cells: int  # tape: (T, B, H) of c
-    h: int  # workspace: two times (B, h_row), rows of h of the step before and of this one, each with room for x before it
+    h: int  # workspace: two times (B, h_row), h of the step before and of this one; x stands before each row
     c: int  # workspace: (B, h_row)
     h_row: int
     scratch: int  # workspace of each part: z of a block of rows, then W x of a chunk
@@ -55,7 +56,9 @@ class Forward(NamedTuple):
 
 @kernel
 def project(v, f, first, last, t, steps, z):
-    """z = bias + W x for the panels first .. last and all rows of the steps t .. t + steps: (steps * B, panels, 4 vectors)."""
+    """z = bias + W x for the panels first .. last and all rows of the steps t .. t + steps: (steps * B, panels, 4
+    vectors).
+    """
     x = pointer(f.x, v) + t * f.x_step
     width = PANEL * lanes(z)
     row = (last - first) * width
@@ -67,12 +70,27 @@ def project(v, f, first, last, t, steps, z):
         for block in range(blocks):
             r = cut(rows, blocks, block)
             count = cut(rows, blocks, block + 1) - r
-            gemm(count, FULL, f.I, x + r * f.x_row, f.x_row, NEXT, weights, SAME, bias, SAME, z + (r * row + (panel - first) * width), row)
+            gemm(
+                count,
+                FULL,
+                f.I,
+                x + r * f.x_row,
+                f.x_row,
+                NEXT,
+                weights,
+                SAME,
+                bias,
+                SAME,
+                z + (r * row + (panel - first) * width),
+                row,
+            )
 
 
 @kernel
 def stage(v, f, t, row, rows, to):
-    """Copy x_t of the rows row .. row + rows to where h of the step before stands: just before it, so that [x, h] is one row of A."""
+    """Copy x_t of the rows row .. row + rows to where h of the step before stands: just before it, so that [x, h]
+    is one row of A.
+    """
     x = pointer(f.x, v) + t * f.x_step
     count = lanes(x)
     for r in range(row, row + rows):
@@ -88,7 +106,9 @@ def update(v, f, t, row, panel, z, h):
     n = f.H - unit
     state = row * f.h_row + unit
     c = pointer(f.c, v) + state
-    i, g_f, g, o, c_new, h_new = cell_fwd(v, load(z), load(z + count), load(z + 2 * count), load(z + 3 * count), load(c))
+    i, g_f, g, o, c_new, h_new = cell_fwd(
+        v, load(z), load(z + count), load(z + 2 * count), load(z + 3 * count), load(c)
+    )
     store(c, c_new)
     store(h + state, h_new)
     store(pointer(f.y, v) + (t * f.y_step + row * f.y_row + unit), h_new, n)
@@ -103,7 +123,9 @@ def update(v, f, t, row, panel, z, h):
 
 @kernel
 def step(v, f, first, last, row, rows, t, h_before, h_after, projected, projected_row, scratch):
-    """One step of the rows row .. row + rows and the panels first .. last; `projected` holds their W x where a chunk was computed beforehand."""
+    """One step of the rows row .. row + rows and the panels first .. last; `projected` holds their W x where a
+    chunk was computed beforehand.
+    """
     count = lanes(scratch)
     width = PANEL * count
     total = f.I + f.H
@@ -139,7 +161,9 @@ def move_state(v, f, row, rows, first, last, h_from, c_from, from_row, h_to, c_t
 
 @kernel
 def forward(v, part, address):
-    """One part of the forward pass; parts of a second direction follow those of the first, as its frame follows the first's."""
+    """One part of the forward pass; parts of a second direction follow those of the first, as its frame follows
+    the first's.
+    """
     f = read(address, Forward)
     if part >= f.parts:
         f = read(address + 8 * len(f), Forward)
@@ -157,7 +181,20 @@ def forward(v, part, address):
     mode = flush_denormals()
     state = f.B * f.h_row
     units, units_end = first * count, min(last * count, f.H)
-    move_state(v, f, row, row_end - row, units, units_end, pointer(f.h_0, v), pointer(f.c_0, v), f.H, h, pointer(f.c, v), f.h_row)
+    move_state(
+        v,
+        f,
+        row,
+        row_end - row,
+        units,
+        units_end,
+        pointer(f.h_0, v),
+        pointer(f.c_0, v),
+        f.H,
+        h,
+        pointer(f.c, v),
+        f.h_row,
+    )
     scratch = pointer(f.scratch, v) + part * f.scratch_part
     projected = scratch + BLOCK_ROWS * PANEL * count
     projected_row = (last - first) * PANEL * count
@@ -191,5 +228,18 @@ def forward(v, part, address):
             arrivals += f.parts
             barrier(f.sync, arrivals)
     h = h + (f.T & 1) * state
-    move_state(v, f, row, row_end - row, units, units_end, h, pointer(f.c, v), f.h_row, pointer(f.h_n, v), pointer(f.c_n, v), f.H)
+    move_state(
+        v,
+        f,
+        row,
+        row_end - row,
+        units,
+        units_end,
+        h,
+        pointer(f.c, v),
+        f.h_row,
+        pointer(f.h_n, v),
+        pointer(f.c_n, v),
+        f.H,
+    )
     restore_mode(mode)

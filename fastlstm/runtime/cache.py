@@ -1,7 +1,8 @@
 """Where compiled kernels are kept, and when they are stale.
 
-Numba's own cache watches the file of the caching function alone; a kernel is made of many. Here the folder bears the digest of every source that
-goes into a kernel, so that an edit anywhere, or another version of Numba, compiles anew. Numba adds the processor to the key of each entry.
+Numba's own cache watches the file of the caching function alone; a kernel is made of many. Here the folder bears
+the digest of every source that goes into a kernel, so that an edit anywhere, or another version of Numba, compiles
+anew. Numba adds the processor to the key of each entry.
 """
 
 from __future__ import annotations
@@ -55,7 +56,11 @@ def folder() -> Path | None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except (OSError, RuntimeError) as error:  # RuntimeError: no home folder can be told
-        warnings.warn(f"fastlstm keeps no compiled kernels ({error}); set FASTLSTM_CACHE_DIR to a writable folder", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"fastlstm keeps no compiled kernels ({error}); set FASTLSTM_CACHE_DIR to a writable folder",
+            RuntimeWarning,
+            stacklevel=2,
+        )
         return None
     return path
 

@@ -1,8 +1,10 @@
-"""How kernels are compiled: two decorators, the variant as a compile-time constant, and workers that Python calls by address.
+"""How kernels are compiled: two decorators, the variant as a compile-time constant, and workers that Python calls by
+address.
 
-A *worker* is a C function `void worker(part, frame)`: it computes one part of a call whose arguments lie in a frame of int64 words. Python calls it
-through ctypes, which costs half a microsecond and releases the GIL; no argument is typed or unboxed at run time, so a kernel is compiled once
-for each `Variant`, whatever the layout of the caller's arrays.
+A *worker* is a C function `void worker(part, frame)`: it computes one part of a call whose arguments lie in a frame
+of int64 words. Python calls it through ctypes, which costs half a microsecond and releases the GIL; no argument is
+typed or unboxed at run time, so a kernel is compiled once for each `Variant`, whatever the layout of the caller's
+arrays.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Variant(NamedTuple):
 
 
 class VariantType(types.Type):
-    """The Numba type of one Variant: the value is in the type, so every attribute is a constant of the compiled code."""
+    """The Numba type of one Variant: the value is in the type, so every attribute is a constant of the compiled
+    code.
+    """
 
     def __init__(self, variant: Variant) -> None:
         self.variant = variant
@@ -52,12 +56,12 @@ class VariantAttributes(AttributeTemplate):
     key = VariantType
 
     def generic_resolve(self, ty, attr):
-        return types.boolean
+        return types.boolean if isinstance(getattr(ty.variant, attr, None), bool) else None
 
 
 @lower_getattr_generic(VariantType)
 def variant_getattr(context, builder, ty, value, attr):
-    return ir.Constant(ir.IntType(1), bool(getattr(ty.variant, attr)))
+    return ir.Constant(ir.IntType(1), getattr(ty.variant, attr))
 
 
 @lower_constant(VariantType)

@@ -1,4 +1,6 @@
-"""Aligned arrays, and their reuse: a large array that is freed goes back to the system, and its pages are faulted in anew at the next call."""
+"""Aligned arrays, and their reuse: a large array that is freed goes back to the system, and its pages are faulted
+in anew at the next call.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ def _address_by_interface(array: np.ndarray) -> int:
 
 
 def _layout_holds() -> bool:
-    probes = [np.zeros(3), np.zeros((4, 5), np.float32)[1:, 2:], np.arange(7)[::-1]]
+    probes: list[np.ndarray] = [np.zeros(3), np.zeros((4, 5), np.float32)[1:, 2:], np.arange(7)[::-1]]
     return np.__name__ == "numpy" and all(_address_by_layout(a) == _address_by_interface(a) for a in probes)
 
 

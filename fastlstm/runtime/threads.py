@@ -1,7 +1,7 @@
 """How the parts of one call get to threads: one parallel region a call, the GIL released, and a way back to serial.
 
-The region is Numba's (`parallel=True`), compiled once for all passes: it hands a part number to a worker's address. A caller's own thread count is
-kept here; Numba's, torch's and NumPy's settings are left alone.
+The region is Numba's (`parallel=True`), compiled once for all passes: it hands a part number to a worker's address.
+A caller's own thread count is kept here; Numba's, torch's and NumPy's settings are left alone.
 """
 
 from __future__ import annotations
@@ -88,10 +88,11 @@ def _compiled_region():
 
 
 def fan_out(task: Worker, parts: int, frame: int) -> bool:
-    """Run the parts of a call, each on a thread of its own where there are so many; False if there is no region to run them in.
+    """Run the parts of a call, each on a thread of its own where there are so many; False if there is no region to run
+    them in.
 
-    That is so in a child forked after the threads were started, which has none of them, and, under the workqueue layer, while another Python
-    thread is in the region.
+    That is so in a child forked after the threads were started, which has none of them, and, under the workqueue
+    layer, while another Python thread is in the region.
     """
     global _launched_by
     if parts == 1:

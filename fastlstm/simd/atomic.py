@@ -125,9 +125,10 @@ def barrier(counter, arrivals):
 
 @numba.njit(error_model="numpy")
 def rendezvous(counter, verdict, parties):
-    """Whether all parties of a call run at the same time; after a while without them the call is given up, by all alike.
+    """Whether all parties of a call run at the same time; after a while the call is given up, by all alike.
 
-    Only after a rendezvous may a thread wait at a barrier: a worker that was never started cannot arrive. `verdict` becomes 1 (go) or 2 (given up).
+    Only after a rendezvous may a thread wait at a barrier: a worker that was never started cannot arrive. `verdict`
+    becomes 1 (go) or 2 (given up).
     """
     if fetch_add(counter, 1) == parties - 1:
         compare_exchange(verdict, 0, 1)

@@ -1,7 +1,7 @@
 """What the compiler targets: vector width, registers, and the tile that they carry.
 
-The facts come from Numba's *target*, not from the processor, so that `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` narrow them: a wide machine
-tests the kernels of a narrow one.
+The facts come from Numba's *target*, not from the processor, so that `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES`
+narrow them: a wide machine tests the kernels of a narrow one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class Target(NamedTuple):
 
     @property
     def tile_rows(self) -> int:
-        """Rows of the widest tile: accumulators for rows x 4 vectors, the 4 vectors of B and a broadcast fit in the registers."""
+        """Rows of the widest tile: accumulators for rows x 4 vectors, the 4 vectors of B and a broadcast fit in
+        the registers.
+        """
         return 6 if self.registers >= 32 else 3
 
 

@@ -1,30 +1,33 @@
-"""Elementary functions on vectors, as ratios: the state update shares its divisions, so tanh and the sigmoid come as numerator and denominator.
+"""Elementary functions on vectors, as ratios: the state update shares its divisions, so tanh and the sigmoid come as
+numerator and denominator.
 
-tanh, float32: x P(x^2) / Q(x^2), both of degree 4, minimax on |x| < 9 and clamped at 8.1: within 3.2e-7 of tanh, relative too, and never above 1.
-tanh, float64: the same form near 0 (the rational of Cephes, |x| < 0.625), else (1 - e) / (1 + e) with e = exp(-2 |x|): within 3e-16.
-sigmoid: 1 / (1 + exp(-x)): within 1.5e-7 (float32), 3e-16 (float64); exp(-x) is held below 2^40 (2^300), so that products of three
-denominators stay finite. A NaN comes through: every clamp is a comparison that a NaN fails.
+tanh, float32: x P(x^2) / Q(x^2), both of degree 4, minimax on |x| < 9 and clamped at 8.1: within 3.2e-7 of tanh,
+relative too, and never above 1. tanh, float64: the same form near 0 (the rational of Cephes, |x| < 0.625), else (1
+- e) / (1 + e) with e = exp(-2 |x|): within 3e-16. sigmoid: 1 / (1 + exp(-x)): within 1.5e-7 (float32), 3e-16
+(float64); exp(-x) is held below 2^40 (2^300), so that products of three denominators stay finite. A NaN comes
+through: every clamp is a comparison that a NaN fails.
 """
 
 from __future__ import annotations
 
 import math
 
-import numba
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastlstm.runtime.jit import inline
 from fastlstm.simd.isa import target
 from fastlstm.simd.vector import I32, call, copysign, fma, magnitude, splat, vector, where_less
-
-from fastlstm.runtime.jit import inline
 
 LOG2_E = math.log2(math.e)
 LN_2 = math.log(2.0)
 INVERSE_FACTORIALS = tuple(1.0 / math.factorial(k) for k in range(13))
 TANH_END = 8.1  # float32: beyond it tanh is 1 to within the stated error
-MAGIC = {types.float32: 1.5 * 2.0**23, types.float64: 1.5 * 2.0**52}  # added, it leaves the rounded integer in the low bits
+MAGIC = {
+    types.float32: 1.5 * 2.0**23,
+    types.float64: 1.5 * 2.0**52,
+}  # added, it leaves the rounded integer in the low bits
 MANTISSA = {types.float32: 23, types.float64: 52}
 
 
@@ -63,7 +66,12 @@ def scale(typingctx, p, n):
         if target().name == "avx512":
             suffix, mask = ("ps", 16) if dtype == types.float32 else ("pd", 8)
             everywhere = ir.Constant(ir.IntType(mask), -1)
-            return call(builder, f"llvm.x86.avx512.mask.scalef.{suffix}.512", value.type, [value, power, value, everywhere, I32(4)])
+            return call(
+                builder,
+                f"llvm.x86.avx512.mask.scalef.{suffix}.512",
+                value.type,
+                [value, power, value, everywhere, I32(4)],
+            )
         integer = ir.IntType(dtype.bitwidth)
         bits = ir.VectorType(integer, count)
         exponent = builder.bitcast(builder.fadd(power, _magic(dtype, count)), bits)
@@ -131,4 +139,3 @@ def tanh_ratio(x):
     q = fma(q, y, splat(4.84406305325125486048e3, x))
     near = splat(0.625, x)
     return where_less(size, near, x * fma(y, p, q), copysign(1.0 - e, x)), where_less(size, near, q, 1.0 + e)
-

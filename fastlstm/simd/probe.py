@@ -1,4 +1,6 @@
-"""What one core of this machine can do: multiply-adds from registers, and reads from the cache that an array fits in."""
+"""What one core of this machine can do: multiply-adds from registers, and reads from the cache that an array fits
+in.
+"""
 
 from __future__ import annotations
 
@@ -44,13 +46,19 @@ def accumulators() -> int:
 
 
 def _numbers(dtype) -> np.ndarray:
-    """Normal random numbers for every register. A processor at its power limit multiplies constants a third faster than real data."""
-    return np.random.default_rng(0).standard_normal((accumulators() + 1 + FACTORS) * target().lanes(dtype)).astype(dtype)
+    """Normal random numbers for every register. A processor at its power limit multiplies constants a third faster
+    than real data.
+    """
+    return (
+        np.random.default_rng(0).standard_normal((accumulators() + 1 + FACTORS) * target().lanes(dtype)).astype(dtype)
+    )
 
 
 @intrinsic
 def _multiply_add(typingctx, turns, numbers, dtype):
-    """Chains of multiply-adds on registers that are filled once from `numbers`; every chain adds a product of its own."""
+    """Chains of multiply-adds on registers that are filled once from `numbers`; every chain adds a product of its
+    own.
+    """
     scalar = dtype.dtype
 
     def codegen(context, builder, sig, args):
@@ -63,7 +71,12 @@ def _multiply_add(typingctx, turns, numbers, dtype):
             return value
 
         first, x, ys = [number(k) for k in range(count)], number(count), [number(count + 1 + k) for k in range(FACTORS)]
-        acc = _loop(builder, args[0], first, lambda b, i, accs: [fma_value(b, scalar, x, ys[k % FACTORS], a) for k, a in enumerate(accs)])
+        acc = _loop(
+            builder,
+            args[0],
+            first,
+            lambda b, i, accs: [fma_value(b, scalar, x, ys[k % FACTORS], a) for k, a in enumerate(accs)],
+        )
         total = acc[0]
         for a in acc[1:]:
             total = builder.fadd(total, a)
@@ -91,7 +104,6 @@ def _read_lines(typingctx, address, lines):
         return builder.extract_element(total, ir.IntType(32)(0))
 
     return types.float32(types.int64, types.int64), codegen
-
 
 
 @numba.njit(nogil=True)
@@ -150,10 +162,14 @@ def fma_peak_gflops(dtype=np.float32, threads: int = 1) -> float:
 
 
 def read_bandwidth_gbs(nbytes: int, threads: int = 1) -> float:
-    """GB/s of reading an array of `nbytes` over and over, each thread its own; one timing of about 10 ms after a first pass."""
+    """GB/s of reading an array of `nbytes` over and over, each thread its own; one timing of about 10 ms after a
+    first pass.
+    """
     line = 8 * target().bits // 8
     lines = max(1, nbytes // line)
-    arrays = [np.ones(lines * line // 4 + 64, np.float32) for _ in range(threads)]  # written, so that its pages are its own
+    arrays = [
+        np.ones(lines * line // 4 + 64, np.float32) for _ in range(threads)
+    ]  # written, so that its pages are its own
     addresses = [a.ctypes.data + -a.ctypes.data % 64 for a in arrays]
     _read_run(addresses[0], lines, 1)
     start = time.perf_counter()

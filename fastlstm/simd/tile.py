@@ -2,12 +2,13 @@
 
     c[r, v] = start[r, v] + sum over k = 0 .. K-1, in this order, of a[r, k] * b[k, v]
 
-Every element has one accumulator and adds its products in the order of k, whatever the tile: that is why a result has the same bits in any batch
-and at any thread count. A is addressed by two strides (row and step of k), so that one tile serves x W, dG W and x^T dG. B is packed: the vectors
-of one k lie side by side; a wide tile for few rows takes several panels of four vectors at once.
+Every element has one accumulator and adds its products in the order of k, whatever the tile: that is why a result
+has the same bits in any batch and at any thread count. A is addressed by two strides (row and step of k), so that
+one tile serves x W, dG W and x^T dG. B is packed: the vectors of one k lie side by side; a wide tile for few rows
+takes several panels of four vectors at once.
 
-On AVX-512 the loop of the 6 x 4 tile is 24 FMAs, 4 loads and 6 broadcasts a step of k, without a spill, at 97 % of the FMA peak from L1.
-A 12 x 2 tile spills the row addresses, 7 x 4 the accumulators.
+On AVX-512 the loop of the 6 x 4 tile is 24 FMAs, 4 loads and 6 broadcasts a step of k, without a spill, at 97 % of
+the FMA peak from L1. A 12 x 2 tile spills the row addresses, 7 x 4 the accumulators.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ def tile_function(module: ir.Module, dtype: types.Type, rows: int, vectors: int)
     name = f"fastlstm_tile_f{dtype.bitwidth}_{rows}x{vectors}"
     if name in module.globals:
         return module.globals[name]
-    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, ADDRESS, I64, I64, ADDRESS, I64, ADDRESS, I64, ADDRESS, I64, ADDRESS]), name)
+    fn = ir.Function(
+        module,
+        ir.FunctionType(ir.VoidType(), [I64, ADDRESS, I64, I64, ADDRESS, I64, ADDRESS, I64, ADDRESS, I64, ADDRESS]),
+        name,
+    )
     fn.linkage = "internal"
     fn.attributes.add("noinline")
     depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row, ahead = fn.args
@@ -56,7 +61,13 @@ def tile_function(module: ir.Module, dtype: types.Type, rows: int, vectors: int)
 
     align = dtype.bitwidth // 8
     builder = ir.IRBuilder(entry)
-    first = [[load(builder, advance(builder, row(builder, start, start_row, r), I64(v * size)), vec, align) for v in range(vectors)] for r in range(rows)]
+    first = [
+        [
+            load(builder, advance(builder, row(builder, start, start_row, r), I64(v * size)), vec, align)
+            for v in range(vectors)
+        ]
+        for r in range(rows)
+    ]
     a_rows = [row(builder, a, a_row, r) for r in range(rows)]
     panels = [row(builder, b, b_panel, p) for p in range((vectors + PANEL - 1) // PANEL)]
     builder.branch(loop)
@@ -66,15 +77,21 @@ def tile_function(module: ir.Module, dtype: types.Type, rows: int, vectors: int)
     acc = [[builder.phi(vec) for _ in range(vectors)] for _ in range(rows)]
     step = min(vectors, PANEL) * size  # bytes of one k in a panel
     row_of_b = [
-        load(builder, advance(builder, advance(builder, panels[v // PANEL], b_offset), I64(v % PANEL * size)), vec, align) for v in range(vectors)
+        load(
+            builder, advance(builder, advance(builder, panels[v // PANEL], b_offset), I64(v % PANEL * size)), vec, align
+        )
+        for v in range(vectors)
     ]
-    # One line a step of what comes after this block, into L2: above H = 256 the panels come from L3 and cost up to a third of the peak otherwise.
-    # A few rows only stream B: there the processor's own prefetching reaches 90 % of the cache's bandwidth, and ours takes from it.
+    # One line a step of what comes after this block, into L2: above H = 256 the panels come from L3 and cost up to a
+    # third of the peak otherwise. A few rows only stream B: there the processor's own prefetching reaches 90 % of the
+    # cache's bandwidth, and ours takes from it.
     if rows > 3:
         call(builder, "llvm.prefetch.p0", ir.VoidType(), [advance(builder, ahead, line), I32(0), I32(2), I32(1)])
     after = []
     for r in range(rows):
-        scalar = splat_value(builder, load(builder, advance(builder, a_rows[r], a_offset), element(dtype), align), width(dtype))
+        scalar = splat_value(
+            builder, load(builder, advance(builder, a_rows[r], a_offset), element(dtype), align), width(dtype)
+        )
         after.append([fma_value(builder, dtype, scalar, row_of_b[v], acc[r][v]) for v in range(vectors)])
     fewer = builder.sub(left, I64(1))
     for phi, initial, following in (
@@ -99,7 +116,9 @@ def tile_function(module: ir.Module, dtype: types.Type, rows: int, vectors: int)
 
 @intrinsic
 def tile(typingctx, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row, ahead):
-    """Run the tile of `rows` x `vectors` over `depth` >= 1 steps of k; strides are in elements, and `ahead` is prefetched."""
+    """Run the tile of `rows` x `vectors` over `depth` >= 1 steps of k; strides are in elements, and `ahead` is
+    prefetched.
+    """
     dtype = c.dtype
     ints, p = types.intp, c
     sig = types.none(ints, ints, ints, p, ints, ints, p, ints, p, ints, p, ints, p)
@@ -107,14 +126,19 @@ def tile(typingctx, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, s
     def codegen(context, builder, sig, args):
         rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row, ahead = args
         size = I64(dtype.bitwidth // 8)
-        a_row, a_step, b_panel, start_row, c_row = (builder.mul(s, size) for s in (a_row, a_step, b_panel, start_row, c_row))
+        a_row, a_step, b_panel, start_row, c_row = (
+            builder.mul(s, size) for s in (a_row, a_step, b_panel, start_row, c_row)
+        )
         end = builder.append_basic_block("tile.end")
         switch = builder.switch(builder.add(builder.mul(rows, I64(64)), vectors), end)
         for r, v in shapes():
             block = builder.append_basic_block(f"tile.{r}x{v}")
             switch.add_case(I64(64 * r + v), block)
             with builder.goto_block(block):
-                builder.call(tile_function(builder.module, dtype, r, v), [depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row, ahead])
+                builder.call(
+                    tile_function(builder.module, dtype, r, v),
+                    [depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row, ahead],
+                )
                 builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()

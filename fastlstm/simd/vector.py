@@ -1,8 +1,9 @@
 """Two Numba types, `Pointer` and `Vector`, so that kernels read as arithmetic on whole registers.
 
-In a kernel, `p` is a pointer to elements, `p + n` is n elements on, `load(p)` a vector, `a * b + c` works on all lanes, `store(p, v)` writes;
-`load(p, n)` and `store(p, v, n)` touch the first n lanes alone. A vector has as many lanes as the target's register holds.
-No operation contracts, reorders or assumes away a NaN: what is written is what is computed.
+In a kernel, `p` is a pointer to elements, `p + n` is n elements on, `load(p)` a vector, `a * b + c` works on all
+lanes, `store(p, v)` writes; `load(p, n)` and `store(p, v, n)` touch the first n lanes alone. A vector has as many
+lanes as the target's register holds. No operation contracts, reorders or assumes away a NaN: what is written is
+what is computed.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class VectorModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, vector(fe_type.dtype))
 
 
-# --- pointers -------------------------------------------------------------------------------------------------------------------
+# --- pointers -------------------------------------------------------------------------------------------------------
 
 
 @intrinsic
@@ -139,7 +140,11 @@ class PointerGet(AbstractTemplate):
 
 @lower_builtin(operator.getitem, Pointer, types.intp)
 def pointer_get(context, builder, sig, args):
-    return builder.load(typed(builder, pointer_add(context, builder, sig.args[0](sig.args[0], types.intp), args), element(sig.return_type)))
+    return builder.load(
+        typed(
+            builder, pointer_add(context, builder, sig.args[0](sig.args[0], types.intp), args), element(sig.return_type)
+        )
+    )
 
 
 @infer_global(operator.setitem)
@@ -157,7 +162,7 @@ def pointer_set(context, builder, sig, args):
     return context.get_dummy_value()
 
 
-# --- memory <-> registers ---------------------------------------------------------------------------------------------------------
+# --- memory <-> registers -------------------------------------------------------------------------------------------
 
 
 def first_lanes(builder, n, lanes: int):
@@ -185,7 +190,10 @@ def load(typingctx, p, n=None):
         mask = first_lanes(builder, args[1], ty.count)
         address = typed(builder, args[0], ty)
         return call(
-            builder, overloaded("llvm.masked.load", p.dtype) + ".p0", ty, [address, I32(p.dtype.bitwidth // 8), mask, ir.Constant(ty, None)]
+            builder,
+            overloaded("llvm.masked.load", p.dtype) + ".p0",
+            ty,
+            [address, I32(p.dtype.bitwidth // 8), mask, ir.Constant(ty, None)],
         )
 
     return vec(p, types.intp), codegen_n
@@ -207,7 +215,10 @@ def store(typingctx, p, v, n=None):
         mask = first_lanes(builder, args[2], ty.count)
         address = typed(builder, args[0], ty)
         call(
-            builder, overloaded("llvm.masked.store", p.dtype) + ".p0", ir.VoidType(), [args[1], address, I32(p.dtype.bitwidth // 8), mask]
+            builder,
+            overloaded("llvm.masked.store", p.dtype) + ".p0",
+            ir.VoidType(),
+            [args[1], address, I32(p.dtype.bitwidth // 8), mask],
         )
         return context.get_dummy_value()
 
@@ -233,7 +244,7 @@ def lanes(typingctx, like):
     return types.intp(like), lambda context, builder, sig, args: ir.Constant(ir.IntType(64), count)
 
 
-# --- arithmetic -------------------------------------------------------------------------------------------------------------------
+# --- arithmetic -----------------------------------------------------------------------------------------------------
 
 
 def _binary(op, emit) -> None:
@@ -251,7 +262,9 @@ def _binary(op, emit) -> None:
 
     def lower(context, builder, sig, args):
         count = width(sig.return_type.dtype)
-        a, b = (v if isinstance(t, Vector) else splat_value(builder, v, count) for v, t in zip(args, sig.args, strict=True))
+        a, b = (
+            v if isinstance(t, Vector) else splat_value(builder, v, count) for v, t in zip(args, sig.args, strict=True)
+        )
         return getattr(builder, emit)(a, b)
 
     for types_ in ((Vector, Vector), (Vector, types.Float), (types.Float, Vector)):
@@ -276,7 +289,9 @@ def vector_neg(context, builder, sig, args):
 
 
 def has_fma() -> bool:
-    """Whether the target multiplies and adds in one instruction; without one, LLVM would call a library function for each lane."""
+    """Whether the target multiplies and adds in one instruction; without one, LLVM would call a library function
+    for each lane.
+    """
     return target().name in ("avx512", "avx2", "neon")
 
 
@@ -294,7 +309,9 @@ def fma(typingctx, a, b, c):
 
     def codegen(context, builder, sig, args):
         values = [
-            v if isinstance(t, Vector) else splat_value(builder, context.cast(builder, v, t, vec.dtype), width(vec.dtype))
+            v
+            if isinstance(t, Vector)
+            else splat_value(builder, context.cast(builder, v, t, vec.dtype), width(vec.dtype))
             for v, t in zip(args, sig.args, strict=True)
         ]
         return fma_value(builder, vec.dtype, *values)
@@ -346,7 +363,8 @@ def reciprocal(typingctx, a):
         one = ir.Constant(value.type, [1.0] * value.type.count)
         if target().name != "avx512" or a.dtype != types.float32:
             return builder.fdiv(one, value)
-        # An estimate of 14 bits and one step of Newton: a division keeps the divider busy for 16 cycles, and the cell needs two.
+        # An estimate of 14 bits and one step of Newton: a division keeps the divider busy for 16 cycles, and the cell
+        # needs two.
         everywhere = ir.Constant(ir.IntType(16), -1)
         guess = call(builder, "llvm.x86.avx512.rcp14.ps.512", value.type, [value, value, everywhere])
         error = fma_value(builder, a.dtype, builder.fneg(value), guess, one)
