@@ -375,7 +375,7 @@ class LSTM:
         if tape is not None:
             tape.unbatched = unbatched
         x_in = _readable(x_in)
-        if tape is not None and calls.row_stride(x_in) is None:
+        if tape is not None and not calls.row_stride(x_in):  # none, or 0: rows that are all one
             x_in = np.ascontiguousarray(x_in)
         below, y = x_in, x_in
         variant = self._variant._replace(training=tape is not None)

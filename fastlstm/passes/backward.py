@@ -242,7 +242,7 @@ def accumulate(rows, vectors, depth, w, row, packed, dw, dw_row):
     blocks = row_blocks(rows)
     for block in range(blocks):
         r = cut(rows, blocks, block)
-        a = w + (r if row > 0 else r * depth)
+        a = w + (r * depth if row == 0 else r)
         c = dw + r * dw_row
         gemm(cut(rows, blocks, block + 1) - r, vectors, depth, a, NEXT, row, packed, SAME, c, dw_row, c, dw_row)
 
