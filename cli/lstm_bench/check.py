@@ -18,6 +18,7 @@ from .engines import SUBJECT
 from .results import Document
 
 BEFORE = "before"
+BUDGET_S, MIN_ROUNDS = 0.8, 10  # of timing, a side and case
 _PASSES = 3
 _VOTES = 2
 
@@ -121,20 +122,19 @@ def needs_another(key: tuple[str, str, int], passes: Sequence[dict[tuple[str, st
 
 def side_by_side(
     settings: bench.Settings,
-    path: tuple[str, ...],
+    sides: tuple[bench.Entrant, bench.Entrant],
     effect: float,
     execute: Callable[[bench.Settings], Document],
 ) -> tuple[list[compare.Change], list[Document]]:
-    """Run both sides in up to three passes; the later ones, in fresh processes, only over what is still open."""
-    pair = (bench.Entrant(SUBJECT, SUBJECT), bench.Entrant(BEFORE, SUBJECT, path))
+    """Run this side and the one before in up to three passes; later ones, in new processes, over what is open."""
     passes: list[dict[tuple[str, str, int], compare.Change]] = []
     documents = []
     groups = settings.groups()
     for number in range(_PASSES):
-        order = pair if number % 2 == 0 else pair[::-1]  # whoever starts first may get the better memory
-        document = execute(replace(settings, entrants=order, subject=SUBJECT, only=tuple(groups)))
+        order = sides if number % 2 == 0 else sides[::-1]  # whoever starts first may get the better memory
+        document = execute(replace(settings, entrants=order, subject=sides[0].label, only=tuple(groups)))
         documents.append(document)
-        changes = compare.sides(document, BEFORE, effect)
+        changes = compare.sides(document, sides[1].label, effect)
         passes.append({(c.case, c.mode, c.threads): c for c in changes})
         groups = [
             g for g in groups if (k := (g.case.name, g.mode, g.threads)) in passes[0] and needs_another(k, passes)

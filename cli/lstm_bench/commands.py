@@ -13,8 +13,7 @@ from .cases import Case, tagged
 from .results import Document
 
 INTERRUPTED = 130
-_QUICK_BUDGET_S, _BUDGET_S = 0.4, 0.6
-_CHECK_BUDGET_S, _CHECK_ROUNDS = 0.8, 10
+_QUICK_BUDGET_S, _BUDGET_S = 0.2, 0.6
 
 
 def _entrants(subject: str, rivals: Sequence[str] = ()) -> list[bench.Entrant]:
@@ -64,11 +63,12 @@ def compare_files(before: str, after: str, effect: float, markdown: bool) -> int
     return compare.exit_code(changes)
 
 
-def check_against(picked: list[Case] | None, against: str, effect: float, budget: float | None, dependencies: bool,
-                  json_file: str | None, markdown: bool, **shared: Any) -> int:  # fmt: skip
-    """Judge this code against a reference."""
-    settings = _settings(picked, entrants=_entrants(engines.SUBJECT), budget_s=budget or _CHECK_BUDGET_S,
-                         min_rounds=_CHECK_ROUNDS, **shared)  # fmt: skip
+def check_against(picked: list[Case] | None, against: str, effect: float, threads: tuple[int, ...] | None,
+                  budget: float | None, dependencies: bool, json_file: str | None, markdown: bool,
+                  **shared: Any) -> int:  # fmt: skip
+    """Judge this code against a reference; one thread unless told otherwise, since that is judged most sharply."""
+    settings = _settings(picked, entrants=_entrants(engines.SUBJECT), threads=threads or (1,),
+                         budget_s=budget or check.BUDGET_S, min_rounds=check.MIN_ROUNDS, **shared)  # fmt: skip
     try:
         if against.endswith(".json"):
             saved = check.load(against)
@@ -76,18 +76,25 @@ def check_against(picked: list[Case] | None, against: str, effect: float, budget
             click.echo(terminal.machine_free_note(saved, document))
             changes = compare.documents(saved, document, effect / 100)
         else:
-            with check.built(against, dependencies) as path:
-                changes, documents = check.side_by_side(
-                    settings, path, effect / 100, lambda s: terminal.execute(s, None)[0]
-                )
-            if json_file:
-                results.save(documents[0], json_file)
+            changes = _side_by_side(settings, against, effect / 100, dependencies, json_file)
     except check.CheckError as error:
         raise click.UsageError(str(error)) from None
     if not changes:
         raise click.UsageError("no case has a time on both sides; `lstm-bench run` shows what fails")
     terminal.show_changes(changes, markdown)
     return compare.exit_code(changes)
+
+
+def _side_by_side(settings: bench.Settings, against: str, effect: float, dependencies: bool,
+                  json_file: str | None) -> list[compare.Change]:  # fmt: skip
+    """Install the reference and run both sides; the first pass is kept in the JSON."""
+    click.echo(f"Installing {against} beside this code.", err=True)
+    with check.built(against, dependencies) as path:
+        sides = (bench.Entrant(engines.SUBJECT, engines.SUBJECT), bench.Entrant(check.BEFORE, engines.SUBJECT, path))
+        changes, documents = check.side_by_side(settings, sides, effect, lambda asked: terminal.execute(asked, None)[0])
+    if json_file:
+        results.save(documents[0], json_file)
+    return changes
 
 
 def explain(case: Case, mode: str, dtype: str, threads: tuple[int, ...] | None) -> int:

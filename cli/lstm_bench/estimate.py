@@ -42,7 +42,7 @@ def group_seconds(settings: Settings, group: Group) -> float:
         sample_s = max(run_s, measure.MIN_SAMPLE_S)
         timing_s = max(settings.budget_s, settings.min_rounds * sample_s)
         warm_s = 0 if run_s >= 0.05 else measure.MAX_ROUNDS * sample_s
-        total += habits.prepare_s + _CHECK_S + timing_s + warm_s + 4 * run_s + (0.6 if mode == "stream" else 0)
+        total += habits.prepare_s + _CHECK_S + timing_s + warm_s + 3 * run_s + (0.6 if mode == "stream" else 0)
     return total
 
 

@@ -15,8 +15,12 @@ def execute(settings: bench.Settings, json_file: str | None) -> tuple[Document, 
     """Run with a progress bar, keeping the JSON up to date; whether it ran to its end."""
     groups = settings.groups()
     labels = ", ".join(entrant.label for entrant in settings.entrants)
-    click.echo(f"{len(groups)} rows with {labels}: {estimate.spoken(estimate.seconds(settings))}.", err=True)
-    with Progress(estimate.seconds(settings), len(groups)) as progress:
+    seconds = estimate.seconds(settings)
+    rows = f"{len(groups)} row{'s' * (len(groups) > 1)}"
+    click.echo(
+        f"{rows} with {labels}: {estimate.spoken(seconds)}, more where kernels must first be compiled.", err=True
+    )
+    with Progress(seconds, len(groups)) as progress:
 
         def finished(group: bench.Group, document: Document) -> None:
             progress.finished(f"{group.case.name} {group.mode}", estimate.group_seconds(settings, group))

@@ -11,6 +11,7 @@ from lstm_bench import bench, check
 from lstm_bench.bench import Entrant, Settings
 from lstm_bench.check import CheckError
 
+SIDES = (Entrant("fastlstm", "fastlstm"), Entrant("before", "fastlstm", ("/there",)))
 SETTINGS = Settings([CASE], ["inference"], [Entrant("fastlstm", "fastlstm"), Entrant("numpy", "numpy")])
 
 
@@ -95,6 +96,6 @@ def test_sides_take_turns_in_starting_and_later_passes_see_only_what_is_open():
         seconds = ((case, label, slow[case.name] if label == "fastlstm" else 1.0) for case, label in sides)
         return document(*(measured(label, s, case=case, noise=0.01, seed=len(asked)) for case, label, s in seconds))
 
-    changes, documents = check.side_by_side(replace(SETTINGS, cases=[CASE, other]), ("/there",), 0.05, execute)
+    changes, documents = check.side_by_side(replace(SETTINGS, cases=[CASE, other]), SIDES, 0.05, execute)
     assert asked == [("fastlstm", ["small", "other"]), ("before", ["small"])]
     assert {c.case: c.verdict for c in changes} == {"small": "slower", "other": "same"} and len(documents) == 2

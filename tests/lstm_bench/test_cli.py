@@ -89,6 +89,6 @@ def test_run_times_a_case_and_keeps_its_samples(tmp_path):
     case = ("--shape", "1,2,3,4", "--mode", "inference", "--threads", "1", "--budget", "0.01")
     result = call("run", *case, "--engine", "numpy", "--json", str(path))
     assert result.exit_code == 0, result.output
-    assert "shape-1-2-3-4" in result.output and "1 rows with numpy" in result.output
+    assert "shape-1-2-3-4" in result.output and "1 row with numpy" in result.output
     (measurement,) = results.load(path).measurements
     assert measurement.status == "ok" and measurement.rounds
