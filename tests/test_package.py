@@ -17,7 +17,7 @@ import fastlstm
 
 PACKAGE = Path(fastlstm.__file__).parent
 SURFACE = {"", "cell", "checks", "layer", "lstm_cell", "stream"}  # "" is the package itself
-# Each named after the one library that it, and nobody else, imports; its parts are called after it, as `torch_operator`.
+# Each named after the one library that it, and nobody else, imports; its parts after it, as `torch_operator`.
 ADAPTERS = {"torch", "keras", "onnx", "sklearn"}
 # What each room, or file of the package's top folder, may import of the package besides itself.
 ALLOWED = {
