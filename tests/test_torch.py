@@ -287,6 +287,14 @@ def test_compile(backend: str, batches: tuple[int, ...], monkeypatch: pytest.Mon
 
 
 @pytest.mark.filterwarnings("default")
+def test_compile_packed() -> None:
+    torch._dynamo.reset()
+    ours, theirs = twins(5, 7, bidirectional=True)
+    packed = pack_padded_sequence(torch.randn(6, 3, 5), [6, 4, 4])
+    assert_same(torch.compile(ours, fullgraph=True, backend="aot_eager"), theirs, packed)
+
+
+@pytest.mark.filterwarnings("default")
 def test_export() -> None:
     ours, theirs = twins(5, 7, num_layers=2, bidirectional=True, batch_first=True)
     x, dim = torch.randn(3, 4, 5), torch.export.Dim
@@ -465,7 +473,7 @@ SHAPES = [
 class Model(torch.nn.Module):
     """An LSTM in its usual company."""
 
-    def __init__(self, I: int, H: int, options: dict) -> None:  # noqa: E741
+    def __init__(self, I: int, H: int, options: dict) -> None:
         super().__init__()
         self.embed = torch.nn.Linear(8, I)
         self.layers = torch.nn.ModuleDict({"rnn": torch.nn.LSTM(I, H, **options)})
@@ -478,7 +486,7 @@ class Model(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("who", "I", "H", "options"), SHAPES, ids=[shape[0] for shape in SHAPES])
-def test_accelerate_public_shapes(who: str, I: int, H: int, options: dict) -> None:  # noqa: E741
+def test_accelerate_public_shapes(who: str, I: int, H: int, options: dict) -> None:
     model = Model(I, H, options).eval()
     theirs, before = copy.deepcopy(model), dict(model.named_parameters())
     report = fastlstm.torch.accelerate(model)

@@ -18,7 +18,7 @@ import fastlstm
 from fastlstm import reference, weights
 from fastlstm.cell import CellSpec, parameter_shapes
 
-I, H = 5, 6  # noqa: E741
+I, H = 5, 6
 ATOL = 2e-6  # what two libraries' roundings of float32 are apart, over a few steps
 OPTIONS = [
     {"bidirectional": d, "bias": b, "num_layers": n} for d in (False, True) for b in (False, True) for n in (1, 2)
