@@ -34,6 +34,7 @@ ALLOWED = {
     "lstm_cell": {"layer", "checks"},
     "": {"layer", "lstm_cell", "stream", "passes", "runtime"},
     "models": SURFACE | {"runtime"},
+    "weights": set(),
     # An adapter whose framework wants an operator of its own stands where the layer does, on the passes; never lower.
     **{adapter: SURFACE | {"models", "passes", "plan", "runtime"} for adapter in ADAPTERS},
 }
@@ -44,7 +45,9 @@ OTHERS = {
     "llvmlite": {"simd", "runtime/jit.py", "runtime/threads.py", "runtime/cache.py"},
     "numba": {"simd", "runtime", "models/kernels.py"},
     "matplotlib": {"models"},
+    "safetensors": {"models", "weights"},
     **{adapter: {adapter} for adapter in ADAPTERS},
+    "torch": {"torch", "weights"},
 }
 
 
