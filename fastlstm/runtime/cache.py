@@ -20,12 +20,12 @@ import numba
 from numba.core import caching
 
 PACKAGE = Path(__file__).parent.parent
-ROOMS = ("simd", "kernels", "passes", "runtime")
+SOURCES = ("simd/*.py", "kernels/*.py", "passes/*.py", "runtime/*.py", "models/kernels.py")
 
 
 def sources() -> list[Path]:
     """The files whose text decides what a kernel compiles to."""
-    return sorted(path for room in ROOMS for path in (PACKAGE / room).glob("*.py"))
+    return sorted(path for pattern in SOURCES for path in PACKAGE.glob(pattern))
 
 
 @cache

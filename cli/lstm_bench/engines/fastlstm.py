@@ -40,8 +40,9 @@ class Engine(Adapter):
         return lstm
 
     def inference(self, work: Workload) -> Callable[[], np.ndarray]:
-        """y of one call."""
+        """y of one call; the parameters are frozen, as a session's are."""
         lstm = self.layer(work)
+        lstm.freeze()
         return lambda: lstm(work.x)[0]
 
     def training(self, work: Workload) -> Callable[[], tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
