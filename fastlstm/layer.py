@@ -363,7 +363,7 @@ class LSTM:
     def plan(self, T: int, B: int, training: bool = False, layer: int = 0) -> Plan:
         """How a call over T steps of B rows is cut: one layer's plan, forward or, if `training`, backward."""
         T, B = checks.size("T", T), checks.size("B", B)
-        I = self.input_size if layer == 0 else self.directions * self.hidden_size  # noqa: E741
+        I = self.input_size if layer == 0 else self.directions * self.hidden_size
         if training:
             return plan_backward(T, B, I, self.hidden_size, self.directions, self.dtype, get_num_threads())
         return plan_forward(
@@ -444,7 +444,7 @@ class LSTM:
 
     def _x_shape(self, tape: Tape) -> tuple[int, ...]:
         """The shape in which the caller gave x."""
-        T, B, I = tape.inputs[0].shape  # noqa: E741
+        T, B, I = tape.inputs[0].shape
         return (T, I) if tape.unbatched else (B, T, I) if self.batch_first else (T, B, I)
 
     def _squeeze(self, state: State, tape: Tape) -> State:

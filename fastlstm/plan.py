@@ -55,7 +55,7 @@ def _share(
     return by_rows, False, "rows are independent"
 
 
-def plan_forward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, uniform: bool) -> Plan:  # noqa: E741
+def plan_forward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, uniform: bool) -> Plan:
     """The plan of a forward pass; `uniform`: the rows of x are equally far apart over steps and batch."""
     item, lanes = np.dtype(dtype).itemsize, target().lanes(dtype)
     flops = 8.0 * H * (I + H) * T * B
@@ -69,7 +69,7 @@ def plan_forward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, un
     return Plan(parts, by_units, chunk, reason)
 
 
-def plan_backward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int) -> Plan:  # noqa: E741
+def plan_backward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int) -> Plan:
     """The plan of a backward pass."""
     item, lanes = np.dtype(dtype).itemsize, target().lanes(dtype)
     flops = 16.0 * H * (I + H) * T * B

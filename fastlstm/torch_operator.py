@@ -139,7 +139,7 @@ def _pack(way: str, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tenso
 
 def _packs(way: str, call: Inputs) -> list[Any]:
     """The packed weights of each direction, once shapes and dtypes are known to fit: a pass goes by addresses alone."""
-    I, H, dtype = call.x.shape[-1], call.h_0.shape[-1], call.x.dtype  # noqa: E741
+    I, H, dtype = call.x.shape[-1], call.h_0.shape[-1], call.x.dtype
     for weight, shape in zip(call.weights, ((4 * H, I), (4 * H, H), (4 * H,), (4 * H,)) * 2, strict=True):
         if weight is not None and (weight.shape != shape or weight.dtype != dtype):
             found = f"{weight.dtype} of {tuple(weight.shape)}"

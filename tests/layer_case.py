@@ -25,7 +25,7 @@ class LayerCase:
 
     T: int = 7
     B: int = 3
-    I: int = 5  # noqa: E741
+    I: int = 5
     H: int = 9
     layers: int = 1
     bidirectional: bool = False

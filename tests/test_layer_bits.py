@@ -51,7 +51,7 @@ def force(monkeypatch: pytest.MonkeyPatch, parts: int, by_units: bool, chunk: in
 
     made = []
 
-    def forward(T: int, B: int, I: int, H: int, D: int, dtype: np.dtype, threads: int, uniform: bool) -> Plan:  # noqa: E741
+    def forward(T: int, B: int, I: int, H: int, D: int, dtype: np.dtype, threads: int, uniform: bool) -> Plan:
         whole = layer_plans[0](T, B, I, H, D, dtype, 1, uniform)
         made.append("forward")
         return whole._replace(
@@ -60,7 +60,7 @@ def force(monkeypatch: pytest.MonkeyPatch, parts: int, by_units: bool, chunk: in
             chunk=min(chunk, T) if uniform and (by_units or parts == 1) else 0,
         )
 
-    def backward(T: int, B: int, I: int, H: int, D: int, dtype: np.dtype, threads: int) -> Plan:  # noqa: E741
+    def backward(T: int, B: int, I: int, H: int, D: int, dtype: np.dtype, threads: int) -> Plan:
         whole = layer_plans[1](T, B, I, H, D, dtype, 1)
         made.append("backward")
         return whole._replace(parts=parts if by_units else min(parts, B), by_units=by_units)

@@ -14,7 +14,7 @@ import pytest
 import fastlstm
 from fastlstm import LSTM
 
-T, B, I, H = 4, 3, 5, 6  # noqa: E741
+T, B, I, H = 4, 3, 5, 6
 
 
 def ones(*shape: int, dtype: Any = np.float32) -> np.ndarray:

@@ -15,7 +15,7 @@ SIZES = (1, 2, 7, 64, 1000)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_every_plan_can_be_carried_out(threads: int, dtype: str) -> None:
-    for T, B, I, H, D in itertools.product(SIZES, SIZES, (1, 64, 1000), SIZES, (1, 2)):  # noqa: E741
+    for T, B, I, H, D in itertools.product(SIZES, SIZES, (1, 64, 1000), SIZES, (1, 2)):
         forward = plan_forward(T, B, I, H, D, dtype, threads, True)
         backward = plan_backward(T, B, I, H, D, dtype, threads)
         assert plan_forward(T, B, I, H, D, dtype, threads, False).chunk == 0, (

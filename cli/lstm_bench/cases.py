@@ -22,7 +22,7 @@ class Case(NamedTuple):
     name: str
     B: int
     T: int
-    I: int  # noqa: E741 - the field's word for the input size, as everywhere in this project
+    I: int
     H: int
     layers: int = 1
     bidirectional: bool = False
@@ -160,6 +160,6 @@ def from_shape(text: str) -> Case:
     digits = words[:-1] if bidirectional else words
     if len(digits) not in (4, 5) or not all(word.isascii() and word.isdigit() and int(word) > 0 for word in digits):
         raise CaseError(f"shape is {text!r}; it should be B,T,I,H[,layers][,bi] with whole numbers above zero")
-    B, T, I, H, *layers = map(int, digits)  # noqa: E741
+    B, T, I, H, *layers = map(int, digits)
     case = Case("", B, T, I, H, layers[0] if layers else 1, bidirectional, ("shape",))
     return case._replace(name=f"shape-{case.shape.replace(',', '-')}")

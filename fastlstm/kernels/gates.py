@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastlstm.runtime.jit import inline
 from fastlstm.simd.math import sigmoid_below, tanh_ratio
-from fastlstm.simd.vector import fma, reciprocal
+from fastlstm.simd.vector import fma
 
 
 @inline
@@ -20,10 +20,10 @@ def cell_fwd(v, z_i, z_f, z_g, z_o, c):
     i_below, f_below, o_below = sigmoid_below(z_i), sigmoid_below(z_f), sigmoid_below(z_o)
     g_above, g_below = tanh_ratio(z_g)
     ig_below = i_below * g_below
-    inverse = reciprocal(ig_below * f_below)
+    inverse = 1.0 / (ig_below * f_below)
     c_new = fma(c, ig_below, g_above * f_below) * inverse
     above, below = tanh_ratio(c_new)
-    inverse_o = reciprocal(below * o_below)
+    inverse_o = 1.0 / (below * o_below)
     h = above * inverse_o
     i = g_below * f_below * inverse
     f = ig_below * inverse
@@ -41,7 +41,7 @@ def cell_bwd(v, i, f, g, o, c_before, c, dh, dc):
         dc = fma(dh, o, dc)
         return dc * g, dc * c_before, dc * i, dh * c, dc * f, o * c
     above, below = tanh_ratio(c)
-    tanh_c = above * reciprocal(below)
+    tanh_c = above / below
     dz_o = dh * tanh_c * o * (1.0 - o)
     dc = fma(dh * o, 1.0 - tanh_c * tanh_c, dc)
     dz_i = dc * g * i * (1.0 - i)

@@ -63,7 +63,7 @@ def digest(variant: Variant, arrays: list[np.ndarray]) -> bytes:
 
 def pack_forward(variant: Variant, w_ih, w_hh, b_ih, b_hh) -> Weights:
     """Pack w_ih (4H, I), w_hh (4H, H) and both biases (4H,)."""
-    (_, I), H = w_ih.shape, w_hh.shape[1]  # noqa: E741
+    (_, I), H = w_ih.shape, w_hh.shape[1]
     units = padded(H, w_ih.dtype)
     weights, bias = _zeros(4 * units * (I + H), w_ih.dtype), _zeros(4 * units, w_ih.dtype)
     frame = _frame(PackForward(I, H, *map(address, (w_ih, w_hh, b_ih, b_hh, weights, bias))))
@@ -138,7 +138,7 @@ def forward(
     """Run one layer: x (T, B, I); h_0, c_0, h_n, c_n (D, B, H); y (T, B, D*H); tape: for each direction gates (T,
     B, 4, H) and c (T, B, H).
     """
-    (T, B, I), (D, _, H), dtype = x.shape, h_0.shape, x.dtype  # noqa: E741
+    (T, B, I), (D, _, H), dtype = x.shape, h_0.shape, x.dtype
     room = 0 if plan.chunk else padded(I, dtype)  # for x before h
     h_row = room + padded(H, dtype) + PAD
     vectors = PANEL * target().lanes(dtype)
@@ -197,7 +197,7 @@ def backward(
     """Run one layer backward; shapes as in `forward`, dxs: an array like x for each direction. The gates on the
     tape become dG.
     """
-    (T, B, I), (D, _, H), dtype = x.shape, h_0.shape, x.dtype  # noqa: E741
+    (T, B, I), (D, _, H), dtype = x.shape, h_0.shape, x.dtype
     lanes = target().lanes(dtype)
     h_row, dg_row, dw_row = padded(H, dtype) + PAD, 4 * H + PAD, padded(4 * H, dtype) + PAD
     h_row, dg_row = padded(h_row, dtype), padded(dg_row, dtype)

@@ -20,7 +20,7 @@ FORWARD_BYTES = 8 * len(_forward.Forward._fields)
 class PackForward(NamedTuple):
     """Arguments of packing one direction of one layer for the forward pass."""
 
-    I: int  # noqa: E741
+    I: int
     H: int
     w_ih: int  # (4H, I)
     w_hh: int  # (4H, H)

@@ -24,7 +24,7 @@ class Forward(NamedTuple):
 
     T: int
     B: int
-    I: int  # noqa: E741 - the field's name for the input size
+    I: int
     H: int
     parts: int  # threads that share this direction
     by_units: int  # whether they split units rather than rows

@@ -102,8 +102,11 @@ def fan_out(task: Worker, parts: int, frame: int) -> bool:
         return False
     if _launched_by is None:
         with _first:
-            region = _compiled_region()
-            region(1, _idle().address, 0)
+            # On a thread of its own: OpenMP's default count, which Numba sets as it starts its threads, is that of the
+            # calling thread, and torch's too.
+            starter = threading.Thread(target=lambda: _compiled_region()(1, _idle().address, 0))
+            starter.start()
+            starter.join()
             _launched_by = os.getpid()
     region = _compiled_region()
     if numba.threading_layer() != "workqueue":

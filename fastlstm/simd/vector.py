@@ -352,22 +352,3 @@ def copysign(typingctx, a, b):
 @lower_cast(types.Float, Vector)
 def float_to_vector(context, builder, fromty, toty, value):
     return splat_value(builder, context.cast(builder, value, fromty, toty.dtype), width(toty.dtype))
-
-
-@intrinsic
-def reciprocal(typingctx, a):
-    """1 / a for a of moderate size, within 1 ULP."""
-
-    def codegen(context, builder, sig, args):
-        (value,) = args
-        one = ir.Constant(value.type, [1.0] * value.type.count)
-        if target().name != "avx512" or a.dtype != types.float32:
-            return builder.fdiv(one, value)
-        # An estimate of 14 bits and one step of Newton: a division keeps the divider busy for 16 cycles, and the cell
-        # needs two.
-        everywhere = ir.Constant(ir.IntType(16), -1)
-        guess = call(builder, "llvm.x86.avx512.rcp14.ps.512", value.type, [value, value, everywhere])
-        error = fma_value(builder, a.dtype, builder.fneg(value), guess, one)
-        return fma_value(builder, a.dtype, guess, error, guess)
-
-    return a(a), codegen

@@ -14,7 +14,7 @@ from fastlstm.simd.tile import PANEL
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("H", [1, 7, 8, 9, 16, 17, 33])
 @pytest.mark.parametrize("I", [1, 5, 20])
-def test_forward(I: int, H: int, dtype: str) -> None:  # noqa: E741
+def test_forward(I: int, H: int, dtype: str) -> None:
     rng, lanes = np.random.default_rng(0), target().lanes(dtype)
     w_ih, w_hh = (rng.standard_normal((4 * H, n)).astype(dtype) for n in (I, H))
     b_ih, b_hh = rng.standard_normal((2, 4 * H)).astype(dtype)

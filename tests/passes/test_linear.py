@@ -51,7 +51,7 @@ def small(rng: np.random.Generator, shape: tuple[int, ...], chance: float) -> np
     return rng.integers(-1, 2, shape) * (rng.random(shape) < chance)
 
 
-def linear_layer(integers: dict[str, np.ndarray], I: int, H: int, dtype: str, bidirectional: bool) -> fastlstm.LSTM:  # noqa: E741
+def linear_layer(integers: dict[str, np.ndarray], I: int, H: int, dtype: str, bidirectional: bool) -> fastlstm.LSTM:
     lstm = fastlstm.LSTM(I, H, dtype=dtype, bidirectional=bidirectional)
     lstm._variant = lstm._variant._replace(linear=True)
     lstm.load_state_dict({name: array.astype(dtype) for name, array in integers.items()})
@@ -61,7 +61,7 @@ def linear_layer(integers: dict[str, np.ndarray], I: int, H: int, dtype: str, bi
 def check(
     T: int,
     B: int,
-    I: int,  # noqa: E741
+    I: int,
     H: int,
     dtype: str,
     bidirectional: bool,
@@ -96,7 +96,7 @@ def check(
     np.testing.assert_array_equal(dx, dx_expected)
 
 
-def random_parameters(I: int, H: int, bidirectional: bool) -> dict[str, np.ndarray]:  # noqa: E741
+def random_parameters(I: int, H: int, bidirectional: bool) -> dict[str, np.ndarray]:
     rng = np.random.default_rng([I, H])
     shapes = {
         name: np.shape(array) for name, array in fastlstm.LSTM(I, H, bidirectional=bidirectional).parameters.items()
@@ -113,7 +113,7 @@ def random_parameters(I: int, H: int, bidirectional: bool) -> dict[str, np.ndarr
 def test_all_gates(T: int, dtype: str, bidirectional: bool, threads: int) -> None:
     """Few steps: the degree of the polynomials doubles with each."""
     fastlstm.set_num_threads(threads)
-    for B, I, H in [(1, 1, 1), (2, 3, 4), (5, 17, 15), (7, 64, 33), (13, 5, 65), (3, 130, 20), (6, 33, 129)]:  # noqa: E741
+    for B, I, H in [(1, 1, 1), (2, 3, 4), (5, 17, 15), (7, 64, 33), (13, 5, 65), (3, 130, 20), (6, 33, 129)]:
         check(T, B, I, H, dtype, bidirectional, random_parameters(I, H, bidirectional), chance=0.7)
 
 
@@ -128,7 +128,7 @@ def test_one_gate_over_many_steps(shape: tuple[int, int, int, int], gate: str, t
     Biases hold the others at 1, and f at 0, so that h grows by one x a step.
     """
     fastlstm.set_num_threads(threads)
-    T, B, I, H = shape  # noqa: E741
+    T, B, I, H = shape
     rng, integers = np.random.default_rng(0), {}
     for suffix in ("_l0", "_l0_reverse"):
         at = slice("ifgo".index(gate) * H, ("ifgo".index(gate) + 1) * H)
