@@ -71,7 +71,7 @@ def one(settings: Settings, ours: tuple[str, ...], theirs: tuple[str, ...]) -> d
         return bench.Run(asked).all()
 
     changes, documents = check.side_by_side(settings, sides, 0.05, execute)
-    verdicts = {f"{c.case} {c.mode}": c.verdict for c in changes}
+    verdicts = {f"{c.case} {c.mode}": f"{c.verdict} ({c.detail})" if c.detail else c.verdict for c in changes}
     speeds = {f"{c.case} {c.mode}": c.speed.estimate for c in changes if c.speed is not None}
     return {"alarm": bool(compare.exit_code(changes)), "verdicts": verdicts, "speeds": speeds, "passes": len(documents),
             "seconds": time.perf_counter() - start}  # fmt: skip
@@ -79,7 +79,7 @@ def one(settings: Settings, ours: tuple[str, ...], theirs: tuple[str, ...]) -> d
 
 def tally(runs: Sequence[dict[str, Any]]) -> dict[str, int]:
     """How often each verdict was given."""
-    said = [verdict for run in runs for verdict in run["verdicts"].values()]
+    said = [verdict.partition(" ")[0] for run in runs for verdict in run["verdicts"].values()]
     return {verdict: said.count(verdict) for verdict in compare.COLOURS}
 
 

@@ -19,7 +19,7 @@ from .remote import EngineFailed, Remote
 from .results import Document, EngineInfo, Limits, Measurement
 
 BANDWIDTH_SIZES = tuple(1 << k for k in (16, 18, 20, 22, 24, 26))
-_PEAK = "multiply-add peak"  # among the players
+PROBER = "multiply-add peak"  # a label among those of the engines
 _LATENCY_S, _LATENCY_MOST = 0.5, 20_000
 _WARMS_ITSELF_S = 0.05  # a run this long fills the caches in a small part of its time
 
@@ -86,11 +86,16 @@ class Hooks:
 
 
 class Team:
-    """The worker processes of one thread count; one that has died is started anew when it is next needed."""
+    """The worker processes of one thread count; one that has died is started anew when it is next needed.
+
+    The machine's limits are measured by fastlstm's probes in a process of their own: the buffers that they free change
+    how the C library hands out memory later, which made training on the prober's side 1.4 times as fast.
+    """
 
     def __init__(self, entrants: Sequence[Entrant], threads: int, limit_s: float) -> None:
         """Start all processes; they import their engines side by side."""
         self.entrants = {entrant.label: entrant for entrant in entrants}
+        self._crew = {**self.entrants, PROBER: Entrant(PROBER, SUBJECT)}
         self.threads, self.limit_s = threads, limit_s
         self.remotes: dict[str, Remote] = {}
         self.abilities: dict[str, dict[str, Any]] = {}
@@ -98,13 +103,13 @@ class Team:
 
     def start(self) -> None:
         """Wait until every process has imported its engine or has failed to."""
-        for label in self.entrants:
+        for label in self._crew:
             self.remotes[label] = self._launch(label)
         for label, remote in self.remotes.items():
             self.infos[label] = self._greet(label, remote)
 
     def _launch(self, label: str) -> Remote:
-        entrant = self.entrants[label]
+        entrant = self._crew[label]
         remote = Remote(entrant.engine, self.threads, entrant.path)
         remote.tell("hello")
         return remote
@@ -170,12 +175,11 @@ class _PeakPlayer:
     """The machine itself: its multiply-add peak in each round, since a shared machine's speed comes and goes."""
 
     members: Team
-    prober: str
     dtype: str
 
     def turn(self, loops: int, samples: int) -> list[float]:
         """One short timing, in GFLOP/s."""
-        answer = self.members.ask(self.prober, "peak", dtype=self.dtype, threads=self.members.threads, probes=1)
+        answer = self.members.ask(PROBER, "peak", dtype=self.dtype, threads=self.members.threads, probes=1)
         return [float(answer["gflops"])]
 
 
@@ -227,10 +231,8 @@ class Run:
             self.hooks.doing("starting engines")
             with team(self.settings.entrants, threads, self.settings.limit_s) as members:
                 self.document.cores[threads] = machine.choose_cores(threads)
-                self.document.engines = {
-                    **members.infos,
-                    **{k: v for k, v in self.document.engines.items() if v.status == "ok"},
-                }
+                for label in members.entrants:
+                    self.document.engines.setdefault(label, members.infos[label])
                 try:
                     self.document.limits.append(self.limits(members))
                 except EngineFailed as failure:
@@ -241,19 +243,14 @@ class Run:
         self.document.complete = True
         return self.document
 
-    def _prober(self, members: Team) -> str | None:
-        """The entrant whose library measures the machine."""
-        return next((e.label for e in self.settings.entrants
-                     if e.engine == SUBJECT and members.infos[e.label].status == "ok"), None)  # fmt: skip
-
     def limits(self, members: Team, sizes: Sequence[int] = BANDWIDTH_SIZES) -> Limits:
         """Measure the peak, and the bandwidth over buffers of these sizes; EngineFailed where fastlstm cannot tell."""
-        prober, dtype, threads = self._prober(members), self.settings.dtype, members.threads
-        if prober is None:
-            raise EngineFailed("missing", f"{SUBJECT} does not run")
+        dtype, threads, probing = self.settings.dtype, members.threads, members.infos[PROBER]
+        if probing.status != "ok":
+            raise EngineFailed(probing.status, probing.detail)
         self.hooks.doing("measuring the machine's limits")
-        peak = members.ask(prober, "peak", dtype=dtype, threads=threads)["gflops"]
-        reads = (members.ask(prober, "bandwidth", nbytes=size, threads=threads)["gbs"] for size in sizes)
+        peak = members.ask(PROBER, "peak", dtype=dtype, threads=threads)["gflops"]
+        reads = (members.ask(PROBER, "bandwidth", nbytes=size, threads=threads)["gbs"] for size in sizes)
         return Limits(threads, dtype, peak, dict(zip(sizes, reads, strict=True)))
 
     def group(self, members: Team, group: Group) -> list[Measurement]:
@@ -343,15 +340,14 @@ class Run:
         calibrations = {label: c for label, c in under_way.racing.items() if c is not None}
         plan = measure.shares(calibrations, self.settings.budget_s, self.settings.min_rounds)
         players: dict[str, measure.Player] = {label: _Player(members, under_way.measurements[label]) for label in plan}
-        prober = self._prober(members)
-        if prober in plan and self.document.limits_at(under_way.group.threads) is not None:
-            players[_PEAK] = _PeakPlayer(members, prober, self.settings.dtype)
-            plan[_PEAK] = measure.Share(max(share.rounds for share in plan.values()), 1, 1)
+        if plan and self.document.limits_at(under_way.group.threads) is not None:
+            players[PROBER] = _PeakPlayer(members, self.settings.dtype)
+            plan[PROBER] = measure.Share(max(share.rounds for share in plan.values()), 1, 1)
         self.hooks.doing(f"{under_way.group.case.name} {under_way.group.mode}: timing")
         before = machine.usage(members.pids())
         rounds = measure.play(players, plan, under_way.out)
         load = machine.others_between(before, machine.usage(members.pids()))
-        peak = {number: gflops for number, (gflops,) in rounds.pop(_PEAK, {}).items()}
+        peak = {number: gflops for number, (gflops,) in rounds.pop(PROBER, {}).items()}
         limits = self.document.limits_at(under_way.group.threads)
         if limits is not None:  # a neighbour may have slowed the first probe: a limit is the most that was ever seen
             limits.peak_gflops = max([limits.peak_gflops, *peak.values()])

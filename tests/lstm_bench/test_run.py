@@ -64,7 +64,7 @@ def test_measurements_hold_all_that_judging_takes():
     assert len(inference.warmup) >= 2 and inference.first_call_s > 0 and inference.prepare_s >= 0
     assert inference.deviation["y"] < 1e-6 and inference.allocated_bytes > 0
     assert stream.latency and not inference.latency
-    assert document.settings["limits_missing"] == "missing: fastlstm does not run".partition(": ")[2]
+    assert "fastlstm" in document.settings["limits_missing"] and inference.peak_gflops == {}
 
 
 def test_an_interrupt_keeps_what_is_finished():
