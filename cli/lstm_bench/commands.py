@@ -151,7 +151,7 @@ def _draw(document: Document, png: str) -> None:
         from . import drawing
     except ModuleNotFoundError as error:
         raise click.UsageError(
-            f"--png needs {error.name}, which is not installed: pip install 'fastlstm[plot]'"
+            f"--png needs {error.name}, which is not installed: pip install 'fastlstm[plots]'"
         ) from None
     drawing.save(document, png)
     click.echo(f"{png} is written.")

@@ -57,6 +57,8 @@ class Engine(Adapter):
         return run
 
     def stream(self, work: Workload) -> Callable[[np.ndarray], np.ndarray]:
-        """One step of a stream that keeps its state."""
-        step: Callable[[np.ndarray], np.ndarray] = self.layer(work).stream(batch_size=work.case.B).step
+        """One step of a stream that keeps its state; the parameters are frozen here too."""
+        lstm = self.layer(work)
+        lstm.freeze()
+        step: Callable[[np.ndarray], np.ndarray] = lstm.stream(batch_size=work.case.B).step
         return step
