@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,9 @@ PANEL = 4  # vectors of a packed panel
 L2 = 1 << 20  # bytes of the second cache that a plan counts on: what the smallest of today's server cores has
 REGION_US = 6.0  # microseconds of entering a parallel region
 BARRIER_US = 0.3
+# Serial microseconds below which threads are not made to meet: on a busy machine a thread that waits for one without a
+# core loses milliseconds.
+MEETING_US = 150.0
 GFLOPS = 100.0  # what one core is taken to do, to weigh work against a region or a barrier
 PRODUCT_ROWS = 512  # rows of x and h to a product for dW, as many as the backward pass packs at once
 FEW_ROWS = 12  # up to so many rows W x is computed for a chunk of steps beforehand
@@ -36,12 +40,14 @@ class Plan(NamedTuple):
 
 
 def _share(
-    B: int, H: int, flops: float, threads: int, D: int, vectors: int, weights: int, T: int
+    B: int, H: int, flops: float, threads: int, D: int, vectors: int, weights: int, T: int, meet: bool
 ) -> tuple[int, bool, str]:
-    """Parts, whether they split units, and why; `vectors` are the units that can be split, in vectors."""
+    """Parts, whether they split units, and why; `vectors` are the units that can be split, in vectors, and `meet` tells
+    whether parts of rows meet too.
+    """
     per_direction = max(1, threads // D)
     serial_us = flops / GFLOPS / 1e3
-    if per_direction == 1 or serial_us < 3 * REGION_US:
+    if per_direction == 1 or serial_us < (MEETING_US if meet else 3 * REGION_US):
         return 1, False, "one thread is enough" if per_direction > 1 else "one thread"
     by_rows, by_units = min(per_direction, B), min(per_direction, vectors)
     # Splitting rows, every thread reads all weights at each step; splitting units, its share, which may fit its own
@@ -50,17 +56,18 @@ def _share(
     efficient = min(1.0, rows / 4)  # fewer rows than four leave the tile waiting for weights
     rows_us = serial_us / by_rows / efficient * (1.15 if weights > L2 and rows < 64 else 1.0)
     units_us = serial_us / by_units / min(1.0, B / 4) + T * BARRIER_US * by_units
-    if by_units > 1 and units_us < rows_us:
+    if by_units > 1 and units_us < rows_us and serial_us >= MEETING_US:
         return by_units, True, "few rows: each thread keeps its share of the weights"
     return by_rows, False, "rows are independent"
 
 
+@lru_cache(maxsize=256)
 def plan_forward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, uniform: bool) -> Plan:
     """The plan of a forward pass; `uniform`: the rows of x are equally far apart over steps and batch."""
     item, lanes = np.dtype(dtype).itemsize, target().lanes(dtype)
     flops = 8.0 * H * (I + H) * T * B
     vectors = -(-H // lanes)
-    parts, by_units, reason = _share(B, H, flops * D, threads, D, vectors, 4 * H * (I + H) * item, T)
+    parts, by_units, reason = _share(B, H, flops * D, threads, D, vectors, 4 * H * (I + H) * item, T, meet=False)
     whole = by_units or parts == 1
     chunk = 0
     if uniform and whole and B <= FEW_ROWS and T > 1:
@@ -69,10 +76,11 @@ def plan_forward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, un
     return Plan(parts, by_units, chunk, reason)
 
 
+@lru_cache(maxsize=256)
 def plan_backward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int) -> Plan:
     """The plan of a backward pass."""
     item, lanes = np.dtype(dtype).itemsize, target().lanes(dtype)
     flops = 16.0 * H * (I + H) * T * B
     vectors = -(-H // (PANEL * lanes))
-    parts, by_units, reason = _share(B, H, flops * D, threads, D, vectors, 4 * H * H * item, T)
+    parts, by_units, reason = _share(B, H, flops * D, threads, D, vectors, 4 * H * H * item, T, meet=True)
     return Plan(parts, by_units, max(1, min(T, PRODUCT_ROWS // max(B, 1))), reason)
