@@ -43,7 +43,7 @@ def _machine(document: Document) -> list[str]:
     loads = [m.other_load for m in document.measurements if m.other_load is not None]
     if loads and max(loads) > OTHER_LOAD:
         busy = f"{np.median(loads):.1f} cores busy (at most {max(loads):.1f})"
-        lines.append(f"other processes kept {busy}: times are too long, ratios hold better")
+        lines.append(f"other processes kept {busy}: times may be too long, ratios hold better")
     for threads in sorted({m.threads for m in document.measurements}):
         peaks = [
             np.median([*m.peak_gflops.values()])

@@ -55,9 +55,13 @@ def median(rounds: Rounds, confidence: float = CONFIDENCE) -> Interval:
 
 
 def round_ratios(ours: Rounds, theirs: Rounds) -> np.ndarray:
-    """Median of theirs over median of ours in each round that both took part in: both met the same machine."""
+    """Theirs over ours in each round that both took part in: both met the same machine.
+
+    A round counts with the mean of its samples: where other programs share the cores, short runs slip between their
+    turns and long ones do not, and only the mean charges both alike. Freak rounds are the median's affair, over rounds.
+    """
     common = sorted(set(ours) & set(theirs))
-    return np.array([np.median(theirs[k]) / np.median(ours[k]) for k in common])
+    return np.array([np.mean(theirs[k]) / np.mean(ours[k]) for k in common])
 
 
 def ratio(ours: Rounds, theirs: Rounds, confidence: float = CONFIDENCE) -> Interval:
