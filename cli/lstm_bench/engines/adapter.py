@@ -20,7 +20,7 @@ class Adapter(ABC):
     """
 
     modes: ClassVar[tuple[str, ...]] = ("inference", "training", "stream")
-    dtypes: ClassVar[tuple[str, ...]] = ("float32", "float64")
+    dtypes: tuple[str, ...] = ("float32", "float64")
     traced: ClassVar[bool] = False  # whether its arrays are NumPy's, so that tracemalloc sees them
 
     def __init__(self, threads: int) -> None:
