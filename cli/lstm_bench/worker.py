@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
@@ -167,18 +166,6 @@ class Worker:
                 "threading_layer": numba.threading_layer()}  # fmt: skip
 
 
-def _come_first() -> None:
-    """Ask for the highest priority, where the system grants it: then other programs hardly show in the times.
-
-    Linux's desktop kernels weigh sessions first and processes within one second; this process has a session of its own.
-    """
-    if hasattr(os, "setpriority"):
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, -20)
-    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as autogroup:
-        autogroup.write("-20")
-
-
 def _nothing_loaded() -> None:
     raise RuntimeError("no case is loaded")
 
@@ -281,5 +268,4 @@ def main() -> None:
     engine, threads, *cores = sys.argv[1:]
     if cores:
         os.sched_setaffinity(0, set(map(int, cores)))
-    _come_first()
     serve(engine, int(threads))
