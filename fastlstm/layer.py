@@ -32,7 +32,7 @@ def _readable(array: np.ndarray) -> np.ndarray:
 class Tape:
     """What `LSTM.forward` keeps for one `LSTM.backward`: opaque, and spent by it."""
 
-    __slots__ = ("cells", "inputs", "masks", "outputs", "spent", "states", "unbatched", "x_view")
+    __slots__ = ("cells", "inputs", "masks", "spent", "states", "unbatched")
 
     def __init__(self) -> None:
         self.inputs: list[np.ndarray] = []  # of each layer, (T, B, I)
@@ -282,7 +282,7 @@ class LSTM:
             )
         T, B, _ = tape.inputs[0].shape
         D, L, H = self.directions, self.num_layers, self.hidden_size
-        shape = (T, D * H) if tape.unbatched else (B, T, D * H) if self.batch_first else (T, B, D * H)
+        shape = self._given_shape(T, B, D * H, tape.unbatched)
         given = checks.array("dy", dy, self.dtype)
         if given.shape != shape:
             raise ValueError(f"dy must have the shape of y, {shape}, but has {given.shape}")
@@ -291,15 +291,16 @@ class LSTM:
         tape.spent = True
         dh_0, dc_0 = np.zeros((L * D, B, H), self.dtype), np.zeros((L * D, B, H), self.dtype)
         grads: dict[str, np.ndarray] = {}
+        x_shape = self._given_shape(T, B, self.input_size, tape.unbatched)
         if B == 0:
             return (
-                np.zeros(self._x_shape(tape), self.dtype),
+                np.zeros(x_shape, self.dtype),
                 self._squeeze((dh_0, dc_0), tape),
                 {n: np.zeros_like(p) for n, p in self._parameters.items()},
             )
         for k in reversed(range(L)):
             x, rows = tape.inputs[k], slice(k * D, (k + 1) * D)
-            dxs = [np.empty(self._x_shape(tape) if k == 0 else x.shape, self.dtype) for _ in range(D)]
+            dxs = [np.empty(x_shape if k == 0 else x.shape, self.dtype) for _ in range(D)]
             views = [self._time_first(a, tape.unbatched) if k == 0 else a for a in dxs]
             if tape.masks[k] is not None:
                 d = d * tape.masks[k]
@@ -401,14 +402,11 @@ class LSTM:
         x_in = _readable(x_in)
         if tape is not None and not calls.row_stride(x_in):  # none, or 0: rows that are all one
             x_in = np.ascontiguousarray(x_in)
-        below, y = x_in, x_in
+        below = x_in
         variant = self._variant._replace(training=tape is not None)
         for k in range(L):
             last = k == L - 1
-            out = np.empty(
-                (T, D * H) if unbatched and last else (B, T, D * H) if self.batch_first and last else (T, B, D * H),
-                self.dtype,
-            )
+            out = np.empty(self._given_shape(T, B, D * H, unbatched) if last else (T, B, D * H), self.dtype)
             y = self._time_first(out, unbatched) if last else out
             rows = slice(k * D, (k + 1) * D)
             cells = []
@@ -442,10 +440,9 @@ class LSTM:
             return array[:, None]
         return array.transpose(1, 0, 2) if self.batch_first else array
 
-    def _x_shape(self, tape: Tape) -> tuple[int, ...]:
-        """The shape in which the caller gave x."""
-        T, B, I = tape.inputs[0].shape
-        return (T, I) if tape.unbatched else (B, T, I) if self.batch_first else (T, B, I)
+    def _given_shape(self, T: int, B: int, n: int, unbatched: bool) -> tuple[int, ...]:
+        """The shape of an array (T, B, n) in the caller's layout."""
+        return (T, n) if unbatched else (B, T, n) if self.batch_first else (T, B, n)
 
     def _squeeze(self, state: State, tape: Tape) -> State:
         return (state[0][:, 0], state[1][:, 0]) if tape.unbatched else state

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from fastlstm.kernels.gemm import SAME
 from fastlstm.kernels.pack import pack_bias, pack_columns, pack_gates
 from fastlstm.passes import backward as _backward
 from fastlstm.passes import forward as _forward
@@ -57,7 +58,7 @@ def pack_forward(variant: Variant):
     def worker(part, frame):
         f = read(frame, PackForward)
         weights = pointer(f.weights, variant)
-        pack_gates(pointer(f.w_ih, variant), f.H, f.I, weights, 0 * f.I, f.I + f.H)
+        pack_gates(pointer(f.w_ih, variant), f.H, f.I, weights, SAME, f.I + f.H)
         pack_gates(pointer(f.w_hh, variant), f.H, f.H, weights, f.I, f.I + f.H)
         pack_bias(pointer(f.b_ih, variant), pointer(f.b_hh, variant), f.H, pointer(f.bias, variant))
 

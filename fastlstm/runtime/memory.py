@@ -11,8 +11,6 @@ import numpy as np
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest register
 KEPT = 8  # arrays kept per thread
-
-
 _DATA = object.__basicsize__  # where an array object keeps its data pointer: NumPy's C structure, unchanged since 1.0
 
 
@@ -26,7 +24,7 @@ def _address_by_interface(array: np.ndarray) -> int:
 
 def _layout_holds() -> bool:
     probes: list[np.ndarray] = [np.zeros(3), np.zeros((4, 5), np.float32)[1:, 2:], np.arange(7)[::-1]]
-    return np.__name__ == "numpy" and all(_address_by_layout(a) == _address_by_interface(a) for a in probes)
+    return all(_address_by_layout(a) == _address_by_interface(a) for a in probes)
 
 
 # Where the first element of an array lies. NumPy's own ways take a microsecond and more; a call has two dozen arrays.
@@ -48,7 +46,7 @@ class Pool(threading.local):
         self._free: list[np.ndarray] = []
 
     def take(self, count: int, dtype) -> np.ndarray:
-        """An uninitialised array of at least `count` elements, aligned; its view on the first `count`."""
+        """An uninitialised, aligned array of `count` elements or more."""
         fitting = [a for a in self._free if a.dtype == dtype and count <= a.size <= 2 * count + 4096]
         if fitting:
             best = min(fitting, key=lambda a: a.size)
