@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from .results import Document, EngineInfo, Limits, Measurement
 BANDWIDTH_SIZES = tuple(1 << k for k in (16, 18, 20, 22, 24, 26))
 PROBER = "multiply-add peak"  # a label among those of the engines
 _LATENCY_S, _LATENCY_MOST = 0.5, 20_000
+_PATIENCE = 2  # times as long as planned a race may take: a machine that others use can slow down without end
 _WARMS_ITSELF_S = 0.05  # a run this long fills the caches in a small part of its time
 
 
@@ -344,8 +346,10 @@ class Run:
             players[PROBER] = _PeakPlayer(members, self.settings.dtype)
             plan[PROBER] = measure.Share(max(share.rounds for share in plan.values()), 1, 1)
         self.hooks.doing(f"{under_way.group.case.name} {under_way.group.mode}: timing")
+        seconds = _PATIENCE * measure.planned_s(calibrations, {label: plan[label] for label in calibrations}) + 1
+        limit = measure.Limit(seconds, self.settings.min_rounds, time.perf_counter)
         before = machine.usage(members.pids())
-        rounds = measure.play(players, plan, under_way.out)
+        rounds = measure.play(players, plan, under_way.out, limit)
         load = machine.others_between(before, machine.usage(members.pids()))
         peak = {number: gflops for number, (gflops,) in rounds.pop(PROBER, {}).items()}
         limits = self.document.limits_at(under_way.group.threads)

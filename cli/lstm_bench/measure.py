@@ -9,6 +9,7 @@ import gc
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import repeat
 from typing import NamedTuple, Protocol
 
@@ -36,6 +37,24 @@ class Share(NamedTuple):
     rounds: int
     samples: int
     loops: int
+
+
+@dataclass
+class Limit:
+    """When a race has taken too long, and how many rounds each engine gets even so."""
+
+    seconds: float
+    rounds: int
+    timer: Timer
+    start: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """The time runs from now."""
+        self.start = self.timer()
+
+    def passed(self) -> bool:
+        """Whether it is over."""
+        return self.timer() - self.start > self.seconds
 
 
 class Player(Protocol):
@@ -102,27 +121,41 @@ def takes_part(share: Share, number: int, rounds: int) -> bool:
     return (number + 1) * share.rounds // rounds > number * share.rounds // rounds
 
 
+def planned_s(calibrations: Mapping[str, Calibration], plan: Mapping[str, Share]) -> float:
+    """How long all turns take together if runs are as fast as when they were calibrated, warm-up samples included."""
+    return sum(
+        plan[name].rounds * (plan[name].samples + 1) * plan[name].loops * calibrations[name].seconds for name in plan
+    )
+
+
 def play(
     players: Mapping[str, Player],
     plan: Mapping[str, Share],
     failed: Callable[[str, Exception], None],
-    after_turn: Callable[[str], None] = lambda name: None,
+    limit: Limit | None = None,
 ) -> dict[str, dict[int, list[float]]]:
     """Rounds A B C, B C A, ...: for each engine the samples of each round that it took part in.
 
-    An engine whose turn raises is reported to `failed` and left out of all that follows.
+    An engine whose turn raises is reported to `failed` and left out of all that follows. Past the limit, all play on
+    together, and only until each has had the least rounds.
     """
     taken: dict[str, dict[int, list[float]]] = {name: {} for name in players}
     rounds = max((plan[name].rounds for name in players), default=0)
     order = list(players)
     for number in range(rounds):
+        late = limit is not None and limit.passed()
+        if (
+            late
+            and limit is not None
+            and all(len(each) >= min(limit.rounds, plan[name].rounds) for name, each in taken.items())
+        ):
+            break
         for name in order[number % len(order) :] + order[: number % len(order)]:
-            if name not in taken or not takes_part(plan[name], number, rounds):
+            if name not in taken or not (late or takes_part(plan[name], number, rounds)):
                 continue
             try:
                 taken[name][number] = players[name].turn(plan[name].loops, plan[name].samples)
             except Exception as error:  # an engine may fail in any way; the others go on
                 del taken[name]
                 failed(name, error)
-            after_turn(name)
     return taken

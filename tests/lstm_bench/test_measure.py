@@ -94,6 +94,31 @@ def test_rounds_are_interleaved_and_rotate():
     assert taken["B"] == {0: [1.0, 1.0], 1: [2.0, 2.0], 2: [3.0, 3.0]}
 
 
+def test_past_the_limit_all_play_together_until_each_has_its_least_rounds():
+    clock, log = Clock(), []
+
+    class Slow(Player):
+        def turn(self, loops, samples):
+            clock.now += 1.0
+            return super().turn(loops, samples)
+
+    players = {name: Slow(name, log) for name in "AB"}
+    plan = {"A": Share(40, 1, 1), "B": Share(4, 1, 1)}
+    taken = measure.play(players, plan, lambda name, error: pytest.fail(name), measure.Limit(5.5, 3, clock))
+    assert len(taken["A"]) == 9 and len(taken["B"]) == 3
+    assert sorted(set(taken["A"]) & set(taken["B"])) == sorted(
+        taken["B"]
+    )  # every round of B's has one of A's to its side
+    assert clock.now == 12.0
+
+
+def test_the_planned_time_counts_every_sample():
+    calibrations = {"A": Calibration(10, 0.001, []), "B": Calibration(1, 0.5, [])}
+    assert measure.planned_s(calibrations, {"A": Share(4, 2, 10), "B": Share(3, 1, 1)}) == pytest.approx(
+        4 * 3 * 0.01 + 3 * 2 * 0.5
+    )
+
+
 def test_a_failing_engine_leaves_and_the_others_go_on():
     log, failures = [], []
     players = {"A": Player("A", log), "B": Player("B", log, fail_at=2)}
