@@ -79,18 +79,18 @@ class Case(NamedTuple):
 _NAMED = (
     Case("vad-step", 1, 1, 128, 128, tags=("quick", "stream"), about="one frame of Silero VAD, every 32 ms"),
     Case("vad-sequence", 1, 512, 128, 128, tags=("quick",), about="16 s of speech through Silero VAD"),
-    Case("rl-rollout", 8, 1, 64, 256, tags=("quick", "stream"), about="RecurrentPPO: one step of eight environments"),
+    Case("rl-rollout", 8, 1, 64, 256, tags=("quick", "stream"), about="RecurrentPPO: a step of 8 environments"),
     Case("rl-train", 8, 128, 64, 256, tags=("quick",), about="RecurrentPPO: a minibatch of 128 steps"),
     Case("darts", 32, 24, 1, 25, about="Darts RNNModel: one number in, 25 units"),
     Case("deepar", 32, 100, 30, 40, 2, tags=("quick",), about="DeepAR's defaults, two layers"),
     Case("ocr-line", 1, 63, 24, 32, 1, True, about="a text line, both directions"),
     Case("imdb-stack", 32, 200, 64, 64, 2, about="sentiment of a review, two layers"),
     Case("speech", 32, 200, 128, 128, tags=("quick",), about="2 s of acoustic frames"),
-    Case("hydrology", 256, 365, 30, 128, tags=("quick",), about="neuralhydrology: a year of days for 256 basins"),
+    Case("hydrology", 256, 365, 30, 128, tags=("quick",), about="neuralhydrology: a year, 256 basins"),
     Case("deepbench-256", 64, 150, 256, 256, tags=("deepbench",), about="DeepBench training"),
     Case("deepbench-512", 64, 25, 512, 512, tags=("deepbench",), about="DeepBench training"),
     Case("deepbench-1024", 64, 25, 1024, 1024, tags=("deepbench",), about="DeepBench training"),
-    Case("gnmt-b1", 1, 50, 1024, 1024, about="one sentence through a translation encoder's layer"),
+    Case("gnmt-b1", 1, 50, 1024, 1024, about="a sentence in a translation encoder"),
     Case("long-2layer", 8, 1000, 256, 256, 2, about="long sequences, two layers"),
 )
 
@@ -101,9 +101,9 @@ def _deepbench() -> Iterator[Case]:
                 (1536, 50): (8, 16, 32), (256, 150): (16, 32, 64)}  # fmt: skip
     for (H, T), batches in training.items():
         for B in batches:
-            yield Case(f"db-train-{H}-b{B}", B, T, H, H, tags=("deepbench", "deepbench-train"))
+            yield Case(f"db-train-{H}-b{B}", B, T, H, H, tags=("deepbench", "db-train"))
         for B in (1, 2, 4):
-            yield Case(f"db-serve-{H}-b{B}", B, T, H, H, tags=("deepbench", "deepbench-serve"))
+            yield Case(f"db-serve-{H}-b{B}", B, T, H, H, tags=("deepbench", "db-serve"))
 
 
 _FIELD = (
@@ -112,9 +112,9 @@ _FIELD = (
     Case("vollo-2x128", 1, 1, 128, 128, 2, tags=("vollo", "stream"), about="an FPGA's single step: 1.9 us"),
     Case("vollo-3x256", 1, 1, 256, 256, 3, tags=("vollo", "stream"), about="an FPGA's single step: 3.0 us"),
     Case("vollo-3x480", 1, 1, 480, 480, 3, tags=("vollo", "stream"), about="an FPGA's single step: 4.2 us"),
-    Case("torch-long", 8, 2000, 256, 256, 2, tags=("complaint",), about="from PyTorch's issues: long sequences"),
-    Case("torch-wide", 500, 5, 510, 32, tags=("complaint",), about="from PyTorch's issues: wide input, few units"),
-    Case("torch-small", 128, 32, 32, 64, tags=("complaint",), about="from PyTorch's issues: a small model"),
+    Case("torch-long", 8, 2000, 256, 256, 2, tags=("complaint",), about="PyTorch's issues: long sequences"),
+    Case("torch-wide", 500, 5, 510, 32, tags=("complaint",), about="PyTorch's issues: wide input"),
+    Case("torch-small", 128, 32, 32, 64, tags=("complaint",), about="PyTorch's issues: a small model"),
     Case("odd-83", 3, 77, 41, 83, tags=("odd",), about="nothing divides"),
     Case("odd-300", 5, 60, 300, 300, 1, True, tags=("odd",), about="word vectors, both directions"),
     Case("odd-650", 17, 35, 650, 650, 2, tags=("odd",), about="a language model of medium size"),

@@ -7,7 +7,7 @@ import json
 import click
 
 from .cases import Case
-from .table import Column, plain
+from .table import Column, fitted
 
 
 def _flops(value: int) -> str:
@@ -26,24 +26,6 @@ def show(cases: list[Case], as_json: bool) -> None:
             )
         )
         return
-    columns = [
-        Column("case", True),
-        *map(Column, ("B", "T", "I", "H", "layers", "FLOP")),
-        Column("tags", True),
-        Column("about", True),
-    ]
-    rows = [
-        [
-            c.name,
-            str(c.B),
-            str(c.T),
-            str(c.I),
-            str(c.H),
-            f"{c.layers}{' bi' * c.bidirectional}",
-            _flops(c.flops("inference")),
-            " ".join(c.tags),
-            c.about,
-        ]
-        for c in cases
-    ]
-    click.echo(plain(columns, rows, gap=1))
+    columns = [Column("case", True), Column("B,T,I,H,layers", True), Column("FLOP"), Column("tags", True)]
+    rows = [[c.name, c.shape, _flops(c.flops("inference")), " ".join(c.tags), c.about] for c in cases]
+    click.echo(fitted([*columns, Column("about", True, spare=True)], rows))

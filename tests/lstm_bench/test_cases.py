@@ -21,7 +21,7 @@ def test_the_table_matches_the_published_shapes():
     assert [c.name for c in cases.tagged("quick")][:2] == ["vad-step", "vad-sequence"]
     assert CASES["ocr-line"][1:7] == (1, 63, 24, 32, 1, True)
     assert CASES["hydrology"].flops("inference") == 8 * 128 * (30 + 128) * 365 * 256
-    assert len(cases.tagged("deepbench-train")) == 18 and len(cases.tagged("deepbench-serve")) == 15
+    assert len(cases.tagged("db-train")) == 18 and len(cases.tagged("db-serve")) == 15
     assert all(name == case.name for name, case in CASES.items())
 
 
@@ -54,7 +54,7 @@ def test_unknown_names_offer_their_neighbours():
 
 def test_filters_take_names_tags_and_patterns():
     assert [c.name for c in cases.matching("vad")] == ["vad-step", "vad-sequence"]
-    assert cases.matching("deepbench-serve") == cases.tagged("deepbench-serve")
+    assert cases.matching("db-serve") == cases.tagged("db-serve")
     assert {c.name for c in cases.matching("odd-b*")} == {"odd-b48", "odd-b1000"}
     with pytest.raises(CaseError, match="'nothing'"):
         cases.matching("nothing")

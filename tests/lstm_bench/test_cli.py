@@ -92,3 +92,8 @@ def test_run_times_a_case_and_keeps_its_samples(tmp_path):
     assert "shape-1-2-3-4" in result.output and "1 row with numpy" in result.output
     (measurement,) = results.load(path).measurements
     assert measurement.status == "ok" and measurement.rounds
+
+
+def test_the_list_fits_100_columns_with_all_its_columns():
+    lines = call("list").output.splitlines()
+    assert max(map(len, lines)) <= 100 and "about" in lines[0]
