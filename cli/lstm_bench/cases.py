@@ -81,7 +81,7 @@ _NAMED = (
     Case("vad-sequence", 1, 512, 128, 128, tags=("quick",), about="16 s of speech through Silero VAD"),
     Case("rl-rollout", 8, 1, 64, 256, tags=("quick", "stream"), about="RecurrentPPO: a step of 8 environments"),
     Case("rl-train", 8, 128, 64, 256, tags=("quick",), about="RecurrentPPO: a minibatch of 128 steps"),
-    Case("darts", 32, 24, 1, 25, about="Darts RNNModel: one number in, 25 units"),
+    Case("darts", 32, 24, 1, 25, about="Darts RNNModel: 1 number in, 25 units"),
     Case("deepar", 32, 100, 30, 40, 2, tags=("quick",), about="DeepAR's defaults, two layers"),
     Case("ocr-line", 1, 63, 24, 32, 1, True, about="a text line, both directions"),
     Case("imdb-stack", 32, 200, 64, 64, 2, about="sentiment of a review, two layers"),
