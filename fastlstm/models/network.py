@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastlstm.models.activations import ACTIVATIONS
-from fastlstm.models.base import Call, Layer, Shape, turned
+from fastlstm.models.base import Call, Layer, Shape, Variable, turned
 from fastlstm.models.feedforward import Activation, Dense, Embedding, Input
 
 LINE = 65  # columns of the summary
@@ -115,16 +115,22 @@ class Network:
         """
         if self.built:
             return
-        declared = self.declare(input_shape)
+        self._allocate(self.declare(input_shape))
+        rng = np.random.default_rng([self.seed, 0])
+        for layer, below in zip(self.layers, [self.input_shape, *self.shapes], strict=False):
+            assert below is not None
+            layer.initialize(below, rng)
+            if layer.initial_weights is not None:
+                layer.set_weights(layer.initial_weights)
+        self.built = True
+
+    def _allocate(self, declared: list[list[Variable]]) -> None:
+        """Make the flat arrays, and the variables of the layers as views of them."""
         counts = [sum(int(np.prod(v.shape)) for v in of) for of in declared]
         size = sum(n for n, layer in zip(counts, self.layers, strict=True) if layer.trainable)
         self.theta, self.gradient = np.zeros(size, self.dtype), np.zeros(size, self.dtype)
         self.segments, at = [], 0
-        rng = np.random.default_rng([self.seed, 0])
-        for layer, of, count, below in zip(
-            self.layers, declared, counts, [self.input_shape, *self.shapes], strict=False
-        ):
-            assert below is not None
+        for layer, of, count in zip(self.layers, declared, counts, strict=True):
             here, flat, grad = at, self.theta, self.gradient
             if not layer.trainable:
                 here, flat, grad = 0, np.zeros(count, self.dtype), np.zeros(count, self.dtype)
@@ -135,11 +141,19 @@ class Network:
                 here = part.stop
                 self.segments += [part] * layer.trainable
             layer.bind(params, grads)
-            layer.initialize(below, rng)
-            if layer.initial_weights is not None:
-                layer.set_weights(layer.initial_weights)
             at = here if layer.trainable else at
-        self.built = True
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was copied or pickled: the variables, arrays of their own there, become views again."""
+        vars(self).update(state)
+        if not self.built:
+            return
+        kept = [(dict(layer.params), layer.states()) for layer in self.layers]
+        self._allocate(self.declare(self.input_shape))
+        for layer, (params, states) in zip(self.layers, kept, strict=True):
+            for name, value in params.items():
+                layer.params[name][...] = value
+            layer.load_states(states)
 
     # --- the pass through, and the pass back --------------------------------------------------------------------------
 

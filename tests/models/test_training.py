@@ -1,5 +1,7 @@
 """Fitting: what is learnt, what is reported, what is the same to the bit, and what is refused before the first step."""
 
+import copy
+import pickle
 import subprocess
 import sys
 import warnings
@@ -17,6 +19,7 @@ from fastlstm.models import (
     Dropout,
     EarlyStopping,
     Embedding,
+    Input,
     LearningRateScheduler,
     ModelCheckpoint,
     Sequential,
@@ -335,3 +338,18 @@ def test_importing_compiles_nothing():
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0"
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_goes_on_by_itself(copied):
+    model = Sequential([Input((5, 2)), Bidirectional(LSTM(3, return_sequences=True)), LSTM(4), Dense(2)], seed=5)
+    model.compile("adam", "mse")
+    x, y = rng.standard_normal((12, 5, 2)), rng.standard_normal((12, 2))
+    model.fit(x, y, epochs=1)
+    other, before = copied(model), model.predict(x)
+    np.testing.assert_array_equal(other.predict(x), before)
+    other.fit(x, y, epochs=1)
+    np.testing.assert_array_equal(model.predict(x), before)
+    model.fit(x, y, epochs=1)
+    np.testing.assert_array_equal(other.predict(x), model.predict(x))
+    assert abs(model.predict(x) - before).max() > 0
