@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from fastlstm import checks
 from fastlstm.cell import CellSpec, parameter_shapes
+from fastlstm.parameters import Parameters
 from fastlstm.passes import calls
+from fastlstm.passes.short import Shape, ShortForward
 from fastlstm.plan import Plan, plan_backward, plan_forward
 from fastlstm.runtime.jit import Variant
 from fastlstm.runtime.threads import get_num_threads
 from fastlstm.stream import Stream
 
 State = tuple[np.ndarray, np.ndarray]
+SHORT_FLOPS = 3e8  # of a layer: a call that computes more gains less than 2 % by being prepared
+SHORT_SHAPES = 8  # for which calls are kept prepared
 
 
 def _readable(array: np.ndarray) -> np.ndarray:
@@ -135,8 +138,10 @@ class LSTM:
             for suffix in names:
                 for name, shape in shapes.items():
                     self._parameters[name + suffix] = self._random.uniform(-bound, bound, shape).astype(self.dtype)
-        self._packed: dict[str, tuple[bytes, Any]] = {}
+        self._mapping = Parameters(self._parameters)
+        self._packed: dict[str, tuple[bytes, Any, object]] = {}
         self._frozen = False
+        self._short: dict[tuple[int, ...], ShortForward] = {}  # by the shape of x
 
     @property
     def directions(self) -> int:
@@ -146,7 +151,7 @@ class LSTM:
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
         """The parameters by name, in PyTorch's order; the arrays themselves, not copies."""
-        return MappingProxyType(self._parameters)
+        return self._mapping
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of the parameters by name."""
@@ -172,12 +177,14 @@ class LSTM:
             raise ValueError("load_state_dict: the layer must not be frozen, but is; call freeze(False) first")
         for name, value in arrays.items():
             self._parameters[name][...] = value
+        self._mapping.written()
 
     def freeze(self, frozen: bool = True) -> None:
         """Make the parameters read-only, and calls faster by what it takes to find out whether they changed.
 
-        Every call otherwise reads all parameters once for that, which shows where it computes little: for one step of
-        one row it is half of the time.
+        A call otherwise reads all parameters once for that if they were taken from `parameters` since the last one, or
+        if somebody still holds one, which shows where a call computes little: for one step of one row it is half of
+        the time.
 
         Parameters
         ----------
@@ -192,6 +199,11 @@ class LSTM:
         for array in self._parameters.values():
             array.flags.writeable = not frozen
         self._packed.clear()
+        self._mapping.written()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes: nothing that was derived or prepared."""
+        return self.__dict__ | {"_packed": {}, "_short": {}}
 
     def __repr__(self) -> str:
         """The constructor's call."""
@@ -228,7 +240,12 @@ class LSTM:
         TypeError, ValueError
             An argument of the wrong type, dtype or shape; the message names it.
         """
-        return self._forward(x, state, None)
+        short = self._short.get(x.shape) if type(x) is np.ndarray else None
+        if short is not None and short.takes(x, state):
+            return short(x, state, self._mapping.epoch, self._bind)
+        y, state_n = self._forward(x, state, None)
+        self._prepare(np.shape(x))
+        return y, state_n
 
     def forward(self, x: Any, state: tuple[Any, Any] | None = None) -> tuple[np.ndarray, State, Tape]:
         """Run the layer for training: as a plain call, with dropout between layers, and with a tape for `backward`.
@@ -460,11 +477,40 @@ class LSTM:
         )
         return h.reshape(layers, B, H), c.reshape(layers, B, H)
 
+    def _prepare(self, shape: tuple[int, ...]) -> None:
+        """Prepare calls with an x of a shape that has passed the checks, if such calls are short."""
+        I, H, L, D = self.input_size, self.hidden_size, self.num_layers, self.directions
+        T, B = shape[1::-1] if len(shape) == 3 and self.batch_first else (*shape[:-1], 1)[:2]
+        if 8.0 * H * (I + H) * T * B * D > SHORT_FLOPS or not B:
+            return
+        unbatched = len(shape) == 2
+        state = (D * L, H) if unbatched else (D * L, B, H)
+        found = ShortForward(
+            Shape(shape, (*shape[:-1], D * H), state, T, B, I, H, L, D, self.batch_first and not unbatched, self.dtype)
+        )
+        if found.usable:
+            if len(self._short) >= SHORT_SHAPES:
+                self._short.pop(next(iter(self._short)), None)
+            self._short[shape] = found
+
+    def _bind(self) -> tuple[list[Any], object]:
+        """The packed weights of all layers, and the epoch of the parameters in which they hold, if they do so beyond
+        this call.
+        """
+        epoch, names = self._mapping.epoch, [suffix for names in self._names for suffix in names]
+        packs = [self._pack("forward", suffix) for suffix in names]
+        holds = self._frozen or all(self._packed["forward" + suffix][2] is epoch for suffix in names)
+        return packs, epoch if holds else None
+
     def _pack(self, way: str, suffix: str) -> Any:
-        """The packed weights of one layer and direction; packed anew when a digest tells that parameters changed."""
-        known = self._packed.get(way + suffix)
-        if self._frozen and known is not None:
+        """The packed weights of one layer and direction; packed anew when a digest tells that parameters changed.
+
+        No digest is needed where nobody can have changed them.
+        """
+        known, epoch = self._packed.get(way + suffix), self._mapping.epoch
+        if known is not None and (self._frozen or known[2] is epoch):
             return known[1]
+        settled = epoch if self._mapping.alone(n for n in self._parameters if n.endswith(suffix)) else None
         p = self._parameters
         matrices = [p["weight_ih" + suffix], p["weight_hh" + suffix]]
         biases = (
@@ -475,11 +521,10 @@ class LSTM:
         used = matrices + biases if way == "forward" and self.bias else matrices
         mark = calls.digest(self._variant, used)
         if known is not None and known[0] == mark:
-            return known[1]
-        packed = (
-            calls.pack_forward(self._variant, *matrices, *biases)
-            if way == "forward"
-            else calls.pack_backward(self._variant, *matrices)
-        )
-        self._packed[way + suffix] = (mark, packed)
+            packed = known[1]
+        elif way == "forward":
+            packed = calls.pack_forward(self._variant, *matrices, *biases)
+        else:
+            packed = calls.pack_backward(self._variant, *matrices)
+        self._packed[way + suffix] = (mark, packed, settled)
         return packed

@@ -23,6 +23,7 @@ ADAPTERS = {"torch", "keras", "onnx", "sklearn"}
 ALLOWED = {
     "cell": set(),
     "checks": set(),
+    "parameters": set(),
     "reference": {"cell"},
     "runtime": set(),
     "simd": {"runtime"},
@@ -30,7 +31,7 @@ ALLOWED = {
     "plan": {"simd"},
     "passes": {"kernels", "simd", "runtime", "plan"},
     "stream": {"passes", "runtime", "checks"},
-    "layer": {"stream", "passes", "plan", "runtime", "cell", "checks"},
+    "layer": {"stream", "passes", "plan", "runtime", "cell", "checks", "parameters"},
     "lstm_cell": {"layer", "checks"},
     "": {"layer", "lstm_cell", "stream", "passes", "runtime"},
     "models": SURFACE | {"runtime"},

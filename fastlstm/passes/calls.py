@@ -13,7 +13,7 @@ from fastlstm.passes.forward import Forward
 from fastlstm.plan import PANEL, Plan
 from fastlstm.runtime.jit import Variant
 from fastlstm.runtime.memory import address, aligned, pool
-from fastlstm.runtime.threads import fan_out
+from fastlstm.runtime.threads import fan_out, get_num_threads
 from fastlstm.runtime.workers import worker
 from fastlstm.simd.atomic import LINE
 from fastlstm.simd.digest import words
@@ -102,8 +102,10 @@ class _Meeting:
 
 def _run(name: str, variant: Variant, plan: Plan, frames: np.ndarray, cls, meeting: _Meeting) -> None:
     """Run all parts of a call; one after another, each direction as a single part, where threads could not be had."""
-    task = worker(name, variant)
-    if fan_out(task, plan.parts * len(frames), address(frames)) and not meeting.given_up():
+    task, parts = worker(name, variant), plan.parts * len(frames)
+    # Two directions are two parts, also where the caller allows one thread.
+    allowed = parts == 1 or get_num_threads() > 1
+    if allowed and fan_out(task, parts, address(frames)) and not meeting.given_up():
         return
     frames[:, cls._fields.index("parts")] = 1
     frames[:, cls._fields.index("by_units")] = 0
