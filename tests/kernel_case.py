@@ -6,6 +6,7 @@ import numba
 import numpy as np
 
 from fastlstm.kernels.gemm import gemm
+from fastlstm.runtime.linking import WHOLE
 from fastlstm.simd.math import sigmoid_below, tanh_ratio
 from fastlstm.simd.tile import tile
 from fastlstm.simd.vector import copysign, fma, lanes, load, magnitude, pointer, splat, store, where_less
@@ -14,7 +15,7 @@ LIKE = {
     "float32": np.zeros(0, np.float32),
     "float64": np.zeros(0, np.float64),
 }  # the first argument of each kernel: it has the dtype
-compiled = numba.njit(error_model="numpy")
+compiled = numba.njit(**WHOLE)
 
 
 def address(array: np.ndarray) -> int:

@@ -18,8 +18,10 @@ from numba.core.imputils import lower_constant
 from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, models, register_model, typeof_impl
 
-inline = numba.njit(forceinline=True, error_model="numpy")  # disappears into its caller: arithmetic on vectors
-kernel = numba.njit(error_model="numpy")  # a function of its own
+from fastlstm.runtime.linking import PART
+
+inline = numba.njit(forceinline=True, **PART)  # disappears into its caller: arithmetic on vectors
+kernel = numba.njit(**PART)  # a function of its own
 
 WORKER = types.void(types.intp, types.intp)
 

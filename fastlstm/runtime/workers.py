@@ -12,6 +12,7 @@ import numba
 
 from fastlstm.runtime.cache import folder
 from fastlstm.runtime.jit import WORKER, Variant
+from fastlstm.runtime.linking import WholeCompiler
 
 _compiling = threading.RLock()
 
@@ -29,7 +30,7 @@ def _compile(name: str, variant: Variant) -> Worker:
     from fastlstm.passes import entries
 
     function = getattr(entries, name)(variant)
-    code = numba.cfunc(WORKER, cache=folder() is not None)(function)
+    code = numba.cfunc(WORKER, cache=folder() is not None, pipeline_class=WholeCompiler)(function)
     prototype = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t, ctypes.c_ssize_t)
     return Worker(prototype(code.address), code.address, code)
 

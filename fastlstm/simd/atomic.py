@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 
-import numba
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastlstm.runtime.jit import kernel
 from fastlstm.simd.isa import target
 from fastlstm.simd.vector import call
 
@@ -110,7 +110,7 @@ def restore_mode(typingctx, before):
     return types.none(types.int64), codegen
 
 
-@numba.njit(error_model="numpy")
+@kernel
 def barrier(counter, arrivals):
     """Wait until the counter at an address has seen so many arrivals, this one included."""
     fetch_add(counter, 1)
@@ -123,7 +123,7 @@ def barrier(counter, arrivals):
             yield_core()
 
 
-@numba.njit(error_model="numpy")
+@kernel
 def rendezvous(counter, verdict, parties):
     """Whether all parties of a call run at the same time; after a while the call is given up, by all alike.
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numba.core import types
 
+from fastlstm.runtime.linking import WholeCompiler
 from fastlstm.simd.atomic import LINE, barrier, compare_exchange, fetch_add, load_acquire, rendezvous
 from fastlstm.simd.vector import pointer
 
@@ -18,7 +19,7 @@ SIGNATURE = types.int64(types.int64, types.int64, types.int64)
 
 
 def compiled(function: Callable) -> Callable[[int, int, int], int]:
-    code = numba.cfunc(SIGNATURE)(function)
+    code = numba.cfunc(SIGNATURE, pipeline_class=WholeCompiler)(function)
     run = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 3)(code.address)
     run.owner = code
     return run
