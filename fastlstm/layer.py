@@ -16,7 +16,7 @@ from fastlstm import checks
 from fastlstm.cell import CellSpec, parameter_shapes
 from fastlstm.parameters import Parameters
 from fastlstm.passes import calls
-from fastlstm.passes.short import Shape, ShortForward
+from fastlstm.passes.short import Shape, ShortBackward, ShortForward
 from fastlstm.plan import Plan, plan_backward, plan_forward
 from fastlstm.runtime.jit import Variant
 from fastlstm.runtime.threads import get_num_threads
@@ -35,13 +35,14 @@ def _readable(array: np.ndarray) -> np.ndarray:
 class Tape:
     """What `LSTM.forward` keeps for one `LSTM.backward`: opaque, and spent by it."""
 
-    __slots__ = ("cells", "inputs", "masks", "spent", "states", "unbatched")
+    __slots__ = ("cells", "inputs", "masks", "short", "spent", "states", "unbatched")
 
     def __init__(self) -> None:
         self.inputs: list[np.ndarray] = []  # of each layer, (T, B, I)
         self.cells: list[list[State]] = []  # of each layer and direction, gates (T, B, 4, H) and c (T, B, H)
         self.states: list[State] = []  # of each layer, h_0 and c_0 (D, B, H)
         self.masks: list[np.ndarray | None] = []  # of each layer's output, None where nothing was dropped
+        self.short: ShortBackward | None = None
         self.unbatched = False
         self.spent = False
 
@@ -141,7 +142,7 @@ class LSTM:
         self._mapping = Parameters(self._parameters)
         self._packed: dict[str, tuple[bytes, Any, object]] = {}
         self._frozen = False
-        self._short: dict[tuple[int, ...], ShortForward] = {}  # by the shape of x
+        self._short: dict[tuple[bool, tuple[int, ...]], ShortForward] = {}  # by training, and the shape of x
 
     @property
     def directions(self) -> int:
@@ -240,11 +241,11 @@ class LSTM:
         TypeError, ValueError
             An argument of the wrong type, dtype or shape; the message names it.
         """
-        short = self._short.get(x.shape) if type(x) is np.ndarray else None
+        short = self._short.get((False, x.shape)) if type(x) is np.ndarray else None
         if short is not None and short.takes(x, state):
             return short(x, state, self._mapping.epoch, self._bind)
         y, state_n = self._forward(x, state, None)
-        self._prepare(np.shape(x))
+        self._prepare(np.shape(x), training=False)
         return y, state_n
 
     def forward(self, x: Any, state: tuple[Any, Any] | None = None) -> tuple[np.ndarray, State, Tape]:
@@ -260,7 +261,14 @@ class LSTM:
             For one call of `backward`. x must not be changed before it.
         """
         tape = Tape()
+        short = self._short.get((True, x.shape)) if type(x) is np.ndarray else None
+        if short is not None and short.takes(x, state):
+            y, state_n, (x_in, cells, state_0, tape.short) = short.record(x, state, self._mapping.epoch, self._bind)
+            tape.inputs, tape.cells, tape.states, tape.masks = [x_in], [cells], [state_0], [None]
+            tape.unbatched = x.ndim == 2
+            return y, state_n, tape
         y, state_n = self._forward(x, state, tape)
+        self._prepare(np.shape(x), training=True)
         return y, state_n, tape
 
     def backward(
@@ -297,6 +305,8 @@ class LSTM:
             raise ValueError(
                 "tape must be fresh from forward, but backward has spent it: dG stands where the gates were"
             )
+        if tape.short is not None and tape.short.takes(dy, dstate):
+            return self._short_backward(tape, tape.short, dy, dstate)
         T, B, _ = tape.inputs[0].shape
         D, L, H = self.directions, self.num_layers, self.hidden_size
         shape = self._given_shape(T, B, D * H, tape.unbatched)
@@ -349,6 +359,18 @@ class LSTM:
             d = views[0]
         tape.cells.clear()
         return dxs[0], self._squeeze((dh_0, dc_0), tape), {name: grads[name] for name in self._parameters}
+
+    def _short_backward(
+        self, tape: Tape, short: ShortBackward, dy: np.ndarray, dstate: State | None
+    ) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
+        p, tape.spent = self._parameters, True
+        w_ih, w_hh = p["weight_ih_l0"], p["weight_hh_l0"]
+        dx, dh, dc, dw_ih, dw_hh, db = short(tape.inputs[0], tape.cells[0][0], tape.states[0], dy, dstate, w_ih, w_hh)
+        tape.cells.clear()
+        grads = {"weight_ih_l0": dw_ih, "weight_hh_l0": dw_hh}
+        if self.bias:
+            grads |= {"bias_ih_l0": db, "bias_hh_l0": db.copy()}
+        return dx, (dh, dc), grads
 
     def stream(self, batch_size: int = 1) -> Stream:
         """A stream of single steps through this layer's parameters as they are now.
@@ -477,7 +499,7 @@ class LSTM:
         )
         return h.reshape(layers, B, H), c.reshape(layers, B, H)
 
-    def _prepare(self, shape: tuple[int, ...]) -> None:
+    def _prepare(self, shape: tuple[int, ...], training: bool) -> None:
         """Prepare calls with an x of a shape that has passed the checks, if such calls are short."""
         I, H, L, D = self.input_size, self.hidden_size, self.num_layers, self.directions
         T, B = shape[1::-1] if len(shape) == 3 and self.batch_first else (*shape[:-1], 1)[:2]
@@ -485,13 +507,12 @@ class LSTM:
             return
         unbatched = len(shape) == 2
         state = (D * L, H) if unbatched else (D * L, B, H)
-        found = ShortForward(
-            Shape(shape, (*shape[:-1], D * H), state, T, B, I, H, L, D, self.batch_first and not unbatched, self.dtype)
-        )
+        first = self.batch_first and not unbatched
+        found = ShortForward(Shape(shape, (*shape[:-1], D * H), state, T, B, I, H, L, D, first, self.dtype, training))
         if found.usable:
             if len(self._short) >= SHORT_SHAPES:
                 self._short.pop(next(iter(self._short)), None)
-            self._short[shape] = found
+            self._short[training, shape] = found
 
     def _bind(self) -> tuple[list[Any], object]:
         """The packed weights of all layers, and the epoch of the parameters in which they hold, if they do so beyond

@@ -8,7 +8,7 @@ import numpy as np
 from fastlstm.kernels.gemm import gemm
 from fastlstm.runtime.linking import WHOLE
 from fastlstm.simd.math import sigmoid_below, tanh_ratio
-from fastlstm.simd.tile import tile
+from fastlstm.simd.tile import lying_tile, tile
 from fastlstm.simd.vector import copysign, fma, lanes, load, magnitude, pointer, splat, store, where_less
 
 LIKE = {
@@ -85,6 +85,25 @@ def run_tile(v, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start
         pointer(c, v),
         c_row,
         to,
+    )
+
+
+@compiled
+def run_lying_tile(v, rows, vectors, depth, a, a_row, a_step, b, b_row, start, start_row, c, c_row):
+    to = pointer(c, v)
+    lying_tile(
+        rows,
+        vectors,
+        depth,
+        pointer(a, v),
+        a_row,
+        a_step,
+        pointer(b, v),
+        b_row,
+        pointer(start, v),
+        start_row,
+        to,
+        c_row,
     )
 
 

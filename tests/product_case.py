@@ -47,11 +47,17 @@ class Product:
         gap = np.full(7, np.nan, self.dtype)  # what lies between two panels is not read
         return np.concatenate([part for p in panels for part in (p, gap)]), self.depth * panel + len(gap)
 
-    def run(self, kernel: Callable[..., None]) -> np.ndarray:
+    def lying(self) -> tuple[np.ndarray, int]:
+        """B as a matrix whose rows are some elements longer; and the elements from row to row."""
+        wide = np.full((self.depth, self.width + 5), np.nan, self.dtype)
+        wide[:, : self.width] = self.b
+        return wide, wide.shape[1]
+
+    def run(self, kernel: Callable[..., None], lying: bool = False) -> np.ndarray:
         """C as a kernel leaves it; its margin is checked."""
         c = np.full((self.rows + 2, self.width + 3), MARGIN, self.dtype)
         inner = c[1:-1, : self.width]
-        item, (packed, b_panel) = c.itemsize, self.packed()
+        item, (packed, b_panel) = c.itemsize, self.lying() if lying else self.packed()
         a_row, a_step = (stride // item for stride in self.a.strides)
         start_row = 0 if self.one_start else self.width
         kernel(

@@ -10,11 +10,12 @@ from fastlstm.kernels.gemm import SAME
 from fastlstm.kernels.pack import pack_bias, pack_columns, pack_gates
 from fastlstm.passes import backward as _backward
 from fastlstm.passes import forward as _forward
+from fastlstm.passes import step as _step
 from fastlstm.runtime.jit import Variant, read
 from fastlstm.simd.digest import absorb
 from fastlstm.simd.vector import pointer
 
-run_forward, run_backward = _forward.forward, _backward.backward
+run_forward, run_backward, run_step_backward = _forward.forward, _backward.backward, _step.step_backward
 FORWARD_BYTES = 8 * len(_forward.Forward._fields)
 
 
@@ -50,6 +51,13 @@ def forward(variant: Variant):
 def backward(variant: Variant):
     def worker(part, frame):
         run_backward(variant, part, frame)
+
+    return worker
+
+
+def step_backward(variant: Variant):
+    def worker(part, frame):
+        run_step_backward(variant, frame)
 
     return worker
 

@@ -6,14 +6,15 @@ frames and workspace that no other call holds, writes the addresses of its array
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastlstm.kernels.gemm import BLOCK_ROWS
 from fastlstm.passes.calls import PAD, Weights, padded
 from fastlstm.passes.forward import Forward
+from fastlstm.passes.step import ROWS, StepBackward, workspace
 from fastlstm.plan import GFLOPS, PANEL, REGION_US, plan_forward
 from fastlstm.runtime.jit import Variant
 from fastlstm.runtime.memory import address, aligned
@@ -24,11 +25,15 @@ from fastlstm.simd.isa import target
 WORKSPACE = 1 << 20  # bytes of a seat, at the most
 SERIAL_FLOPS = 3e3 * REGION_US * GFLOPS  # of a layer: with less no thread count makes a plan take two threads
 
+State = tuple[np.ndarray, np.ndarray]
 Bind = Callable[[], tuple[list[Weights], object]]  # the packed weights, and the epoch in which they hold or None
 
 _AT = {name: index for index, name in enumerate(Forward._fields)}
 X, Y, H_0, C_0, H_N, C_N = (_AT[name] for name in ("x", "y", "h_0", "c_0", "h_n", "c_n"))
-WEIGHTS, BIAS = _AT["weights"], _AT["bias"]
+WEIGHTS, BIAS, GATES, CELLS = (_AT[name] for name in ("weights", "bias", "gates", "cells"))
+
+ARRAYS = StepBackward._fields.index("x")  # from here on one array after another
+Recorded = tuple[np.ndarray, list[State], State, "ShortBackward | None"]  # x (T, B, I), tape, (h_0, c_0), its backward
 
 
 class Shape(NamedTuple):
@@ -45,6 +50,7 @@ class Shape(NamedTuple):
     directions: int
     batch_first: bool
     dtype: np.dtype
+    training: bool = False
 
     def strides(self, n: int, outside: bool) -> tuple[int, int]:
         """Elements from step to step and from row to row of n features, in the caller's layout or between layers."""
@@ -59,6 +65,21 @@ class Shape(NamedTuple):
         return 8.0 * self.H * (self.width(layer) + self.H) * self.T * self.B * self.directions
 
 
+def _plain(a: Any, shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether an argument is an array of a shape and dtype that a pass can read as it is."""
+    if type(a) is not np.ndarray or a.dtype is not dtype or a.shape != shape:
+        return False
+    flags = a.flags
+    return flags.c_contiguous and flags.aligned
+
+
+def _plain_pair(state: Any, shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether a state is a pair of such arrays."""
+    if type(state) is not tuple or len(state) != 2:
+        return False
+    return _plain(state[0], shape, dtype) and _plain(state[1], shape, dtype)
+
+
 class _Seat:
     """Frames and workspace for one call at a time."""
 
@@ -70,7 +91,7 @@ class _Seat:
 
 
 class ShortForward:
-    """Inference of one shape of x, through all layers."""
+    """Forward calls of one shape of x, through all layers; in training with one layer alone."""
 
     def __init__(self, shape: Shape) -> None:
         self._shape, self._dtype, self._y, self._state = shape, shape.dtype, shape.y, shape.state
@@ -81,7 +102,7 @@ class ShortForward:
             plan_forward(T, B, shape.width(k), H, D, self._dtype, 1 if tiny else self._threads, self._even(k))
             for k in range(L)
         ]
-        self._run = worker("forward", Variant(self._dtype.name))
+        self._run = worker("forward", Variant(self._dtype.name, shape.training))
         self._parts = [plan.parts * D for plan in self._plans]
         self._alone = self._threads < 2 or max(self._parts) == 1  # whether one thread does it all
         part, item = B * H * self._dtype.itemsize, self._dtype.itemsize
@@ -95,6 +116,11 @@ class ShortForward:
         self._seats = [self._seat()]
         room = sum(space.nbytes for space in self._seats[0].space)
         self.usable = room <= WORKSPACE and not any(plan.by_units for plan in self._plans)  # units meet, and may not
+        self._backward: ShortBackward | None = None
+        if shape.training:
+            self.usable = self.usable and L == 1 and self._even(0)
+            if ShortBackward.fits(shape):
+                self._backward = ShortBackward(shape)
 
     def _even(self, layer: int) -> bool:
         """Whether the rows of a layer's input are equally far apart."""
@@ -130,31 +156,21 @@ class ShortForward:
                 spaces.append(space)
         return _Seat(np.array(frames, np.int64), spaces + between)
 
-    def takes(self, x: np.ndarray, state: tuple[np.ndarray, np.ndarray] | None) -> bool:
+    def takes(self, x: np.ndarray, state: State | None) -> bool:
         """Whether arguments are as they mostly are; the long way takes all others, or says what is wrong with them.
 
         x is an array of the right shape.
         """
-        if x.dtype is not self._dtype or not (x.flags.c_contiguous and x.flags.aligned):
-            return False
         if self._threads and self._threads != get_num_threads():
             return False
-        if state is None:
-            return True
-        if type(state) is not tuple or len(state) != 2:
-            return False
-        for a in state:
-            if type(a) is not np.ndarray or a.dtype is not self._dtype or a.shape != self._state:
-                return False
-            if not (a.flags.c_contiguous and a.flags.aligned):
-                return False
-        return True
+        return _plain(x, x.shape, self._dtype) and (state is None or _plain_pair(state, self._state, self._dtype))
 
     def __call__(
-        self, x: np.ndarray, state: tuple[np.ndarray, np.ndarray] | None, epoch: object, bind: Bind
-    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-        """y and (h_n, c_n) for what it `takes`; `bind` is asked for the packed weights unless those of `epoch` are
-        known.
+        self, x: np.ndarray, state: State | None, epoch: object, bind: Bind, tape: Sequence[State] = ()
+    ) -> tuple[np.ndarray, State]:
+        """y and (h_n, c_n) for what it `takes`; tape: in training, gates and c of each direction.
+
+        `bind` is asked for the packed weights unless those of `epoch` are known.
         """
         dtype, shape, empty = self._dtype, self._state, np.empty
         y, h_n, c_n = empty(self._y, dtype), empty(shape, dtype), empty(shape, dtype)
@@ -170,16 +186,14 @@ class ShortForward:
             h_0, c_0 = address(state[0]), address(state[1])
         h, c, x_at, y_at = address(h_n), address(c_n), address(x), address(y)
         for at, part, _ in self._places:
-            words[at + H_0], words[at + C_0], words[at + H_N], words[at + C_N] = (
-                h_0 + part,
-                c_0 + part,
-                h + part,
-                c + part,
-            )
+            words[at + H_0], words[at + C_0] = h_0 + part, c_0 + part
+            words[at + H_N], words[at + C_N] = h + part, c + part
         for at, _, columns in self._last:
             words[at + Y] = y_at + columns
         for at, _, _ in self._first:
             words[at + X] = x_at
+        for (at, _, _), (gates, cells) in zip(self._first, tape, strict=False):
+            words[at + GATES], words[at + CELLS] = address(gates), address(cells)
         if self._alone:
             run, frame = self._run.run, seat.address
             for parts in self._parts:
@@ -190,6 +204,17 @@ class ShortForward:
             self._fan_out(seat)
         self._seats.append(seat)
         return y, (h_n, c_n)
+
+    def record(
+        self, x: np.ndarray, state: State | None, epoch: object, bind: Bind
+    ) -> tuple[np.ndarray, State, Recorded]:
+        """As a call, in training, and what backward needs of it."""
+        s, empty = self._shape, np.empty
+        tape = [(empty((s.T, s.B, 4, s.H), s.dtype), empty((s.T, s.B, s.H), s.dtype)) for _ in range(s.directions)]
+        y, state_n = self(x, state, epoch, bind, tape)
+        h_0, c_0 = (self._nothing, self._nothing) if state is None else state
+        whole = (s.directions, s.B, s.H)
+        return y, state_n, (x.reshape(s.T, s.B, s.I), tape, (h_0.reshape(whole), c_0.reshape(whole)), self._backward)
 
     def _fan_out(self, seat: _Seat) -> None:
         """Run the parts of each layer on threads, or one after another where there are none: they never meet."""
@@ -208,3 +233,60 @@ class ShortForward:
                 at = self._places[k][0]
                 seat.words[at + WEIGHTS], seat.words[at + BIAS] = address(pack.weights), address(pack.bias)
         seat.packs = packs
+
+
+class ShortBackward:
+    """Backward calls of one shape of x, of few rows in all, through a layer of one direction."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape, self._dtype, self._seats = shape, shape.dtype, list[_Seat]()
+        self._run = worker("step_backward", Variant(self._dtype.name))
+        self._nothing = np.zeros(shape.state, self._dtype)
+        self._shapes = (
+            shape.x,
+            shape.state,
+            shape.state,
+            (4 * shape.H, shape.I),
+            (4 * shape.H, shape.H),
+            (4 * shape.H,),
+        )
+
+    @staticmethod
+    def fits(shape: Shape) -> bool:
+        """Whether it can be done from the weights as they lie."""
+        return shape.training and shape.layers == shape.directions == 1 and shape.T * shape.B <= ROWS
+
+    def _seat(self) -> _Seat:
+        s, lanes = self._shape, target().lanes(self._dtype)
+        space = aligned(workspace(s.T, s.B, s.H, padded(s.H, self._dtype), lanes), self._dtype)
+        step, row = s.strides(s.H, outside=True)
+        fixed = {"T": s.T, "B": s.B, "I": s.I, "H": s.H, "dy_step": step, "dy_row": row, "space": address(space)}
+        values = dict.fromkeys(StepBackward._fields, 0) | fixed
+        return _Seat(np.array([[values[name] for name in StepBackward._fields]], np.int64), [space])
+
+    def takes(self, dy: Any, dstate: Any) -> bool:
+        """Whether arguments are as they mostly are."""
+        s = self._shape
+        return _plain(dy, s.y, s.dtype) and (dstate is None or _plain_pair(dstate, s.state, s.dtype))
+
+    def __call__(
+        self, x: np.ndarray, tape: State, state: State, dy: np.ndarray, dstate: State | None, w_ih: np.ndarray,
+        w_hh: np.ndarray,
+    ) -> list[np.ndarray]:  # fmt: skip
+        """dx, dh_0, dc_0 and the gradients of w_ih, w_hh and of a bias, for what it `takes`; the gates on the tape
+        become dG.
+        """
+        dtype, empty = self._dtype, np.empty
+        dh_n, dc_n = (self._nothing, self._nothing) if dstate is None else dstate
+        found = [empty(shape, dtype) for shape in self._shapes]
+        try:
+            seat = self._seats.pop()
+        except IndexError:
+            seat = self._seat()
+        words, k = seat.words, ARRAYS
+        for a in (x, *tape, *state, dy, dh_n, dc_n, w_ih, w_hh, *found):
+            words[k] = address(a)
+            k += 1
+        self._run.run(0, seat.address)
+        self._seats.append(seat)
+        return found

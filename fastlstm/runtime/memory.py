@@ -11,11 +11,12 @@ import numpy as np
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest register
 KEPT = 8  # arrays kept per thread
+_word = ctypes.c_ssize_t.from_address
 _DATA = object.__basicsize__  # where an array object keeps its data pointer: NumPy's C structure, unchanged since 1.0
 
 
 def _address_by_layout(array: np.ndarray) -> int:
-    return ctypes.c_void_p.from_address(id(array) + _DATA).value or 0
+    return _word(id(array) + _DATA).value
 
 
 def _address_by_interface(array: np.ndarray) -> int:

@@ -56,6 +56,7 @@ ctypes.string_at(x.ctypes.data + x.nbytes, 1)  # the guard does guard: this must
 CASES = [
     "T=1, B=1, I=1, H=1",
     "T=3, B=2, I=3, H=5, dtype='float64'",
+    "T=2, B=9, I=130, H=45",
     "T=5, B=7, I=17, H=33, layers=2",
     "T=40, B=4, I=20, H=65, bidirectional=True",
     "T=9, B=13, I=130, H=31, dtype='float64'",

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_case import run_tile
+from kernel_case import run_lying_tile, run_tile
 from product_case import Product
 
 from fastlstm.simd.isa import target
-from fastlstm.simd.tile import PANEL, shapes
+from fastlstm.simd.tile import PANEL, lying_shapes, shapes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -48,3 +48,15 @@ def test_accumulators_fit_in_the_registers() -> None:
         (rows, vectors) for rows in range(1, target().tile_rows + 1) for vectors in range(1, PANEL + 1)
     }
     assert all(rows * vectors < target().registers for rows, vectors in shapes())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", lying_shapes(), ids=str)
+def test_a_matrix_as_it_lies_has_the_bits_of_a_packed_one(shape: tuple[int, int], dtype: str) -> None:
+    assert shape in shapes()
+    for depth in (1, 2, 129):
+        for by_columns in (False, True):
+            exact = Product(dtype, *shape, depth, by_columns=by_columns)
+            np.testing.assert_array_equal(exact.run(run_lying_tile, lying=True), exact.exact())
+            product = Product(dtype, *shape, depth, exact=False, by_columns=by_columns, one_start=True)
+            np.testing.assert_array_equal(product.run(run_lying_tile, lying=True), product.run(run_tile))

@@ -1,0 +1,233 @@
+"""Backward over a few steps of a few rows, from the weights as they lie.
+
+The long pass packs the weights, adds dW up in a transposed buffer and turns that over at the end: each costs more than
+all the products of a step or two, and is paid again after every update of the parameters. Here every weight is read
+where it is, row by row, and dW is written once. The order of every sum is the long pass's, and so are the bits for one
+step.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fastlstm.kernels.gates import cell_bwd
+from fastlstm.kernels.gemm import DEPTH, NEXT, SAME, TILE_ROWS
+from fastlstm.runtime.jit import inline, kernel, read
+from fastlstm.simd.atomic import flush_denormals, restore_mode
+from fastlstm.simd.tile import PANEL, lying_tile
+from fastlstm.simd.vector import lanes, load, pointer, splat, store
+
+ROWS = 32  # T * B up to which weights are read where they lie
+WIDE = 2 * PANEL  # vectors of the widest tile
+
+
+class StepBackward(NamedTuple):
+    """Arguments: sizes, strides in elements, addresses of contiguous arrays in the order in which a call has them."""
+
+    T: int
+    B: int
+    I: int
+    H: int
+    dy_step: int
+    dy_row: int
+    space: int  # workspace: `workspace` elements
+    x: int  # (T * B, I)
+    gates: int  # tape: (T, B, 4, H) of i, f, g, o; becomes dG
+    cells: int  # tape: (T, B, H) of c
+    h_0: int  # (B, H)
+    c_0: int  # (B, H)
+    dy: int  # (T, B, H), last axis contiguous
+    dh_n: int  # (B, H)
+    dc_n: int  # (B, H)
+    w_ih: int  # (4H, I)
+    w_hh: int  # (4H, H)
+    dx: int  # (T * B, I)
+    dh_0: int  # (B, H)
+    dc_0: int  # (B, H)
+    dw_ih: int  # (4H, I)
+    dw_hh: int  # (4H, H)
+    db: int  # (4H,)
+
+
+def workspace(T: int, B: int, H: int, row: int, lanes: int) -> int:
+    """Elements of workspace; `row` is H in whole vectors, and `lanes` are the elements of one."""
+    return (WIDE + TILE_ROWS + max(4 * H, T * B)) * lanes + (T + 3) * B * row
+
+
+@inline
+def vectors_at_once(rows, left):
+    """How many of the vectors left a tile of so many rows takes."""
+    if rows > 1 and left >= PANEL:
+        return PANEL
+    return WIDE if left >= WIDE else PANEL if left >= PANEL else 2 if left >= 2 else 1
+
+
+@inline
+def tiles(rows, vectors, depth, a, a_row, a_step, b, b_row, start, start_row, c, c_row):
+    """c = start + a b for so many vectors: all rows a tile takes at once, or, without four vectors, row by row."""
+    if vectors == PANEL:
+        lying_tile(rows, vectors, depth, a, a_row, a_step, b, b_row, start, start_row, c, c_row)
+    else:
+        for r in range(rows):
+            lying_tile(
+                1,
+                vectors,
+                depth,
+                a + r * a_row,
+                a_row,
+                a_step,
+                b,
+                b_row,
+                start + r * start_row,
+                SAME,
+                c + r * c_row,
+                SAME,
+            )
+
+
+@kernel
+def times(rows, columns, depth, a, a_row, b, b_row, c, c_row, scratch):
+    """c = a b, with b (depth, columns) as it lies; scratch holds `WIDE` vectors of zeros, and what columns beyond the
+    last whole vector take.
+    """
+    count = lanes(c)
+    whole = columns // count
+    number = (rows + TILE_ROWS - 1) // TILE_ROWS
+    height, taller = rows // number, rows % number
+    vector = 0
+    while vector < whole:
+        at_once = vectors_at_once(rows, whole - vector)
+        here = vector * count
+        to, start, start_row = c + here, scratch, SAME
+        for k in range(0, depth, DEPTH):  # a block of b stays in L1 while all rows pass over it
+            deep = min(DEPTH, depth - k)
+            r = 0
+            for i in range(number):
+                high = height + 1 if i < taller else height
+                tiles(
+                    high, at_once, deep, a + (r * a_row + k), a_row, NEXT, b + (k * b_row + here), b_row,
+                    start + r * start_row, start_row, to + r * c_row, c_row,
+                )  # fmt: skip
+                r += high
+            start, start_row = to, c_row
+        vector += at_once
+    left = columns - whole * count
+    if left > 0:
+        to = scratch + WIDE * count
+        packed = to + count
+        for k in range(depth):
+            store(packed + k * count, load(b + (k * b_row + whole * count), left))
+        for r in range(rows):
+            lying_tile(1, 1, depth, a + r * a_row, SAME, NEXT, packed, count, scratch, SAME, to, SAME)
+            store(c + (r * c_row + whole * count), load(to), left)
+
+
+@kernel
+def outer(rows, columns, first, depth, a, b, b_row, c, scratch):
+    """c (rows, columns) = a^T b for few steps of k, those from `first` on before the others; scratch as in `times`."""
+    count = lanes(c)
+    whole = columns // count
+    left = columns - whole * count
+    to = scratch + WIDE * count
+    packed = to + TILE_ROWS * count
+    if left > 0:
+        for k in range(depth):
+            store(packed + k * count, load(b + (k * b_row + whole * count), left))
+    late, b_late, packed_late = a + first * rows, b + first * b_row, packed + first * count
+    for r in range(0, rows, TILE_ROWS):
+        high = min(TILE_ROWS, rows - r)
+        vector = 0
+        while vector < whole:
+            at_once = vectors_at_once(high, whole - vector)
+            here = vector * count
+            at = c + (r * columns + here)
+            tiles(high, at_once, depth - first, late + r, NEXT, rows, b_late + here, b_row, scratch, SAME, at, columns)
+            if first > 0:
+                tiles(high, at_once, first, a + r, NEXT, rows, b + here, b_row, at, columns, at, columns)
+            vector += at_once
+        if left > 0:
+            tiles(high, 1, depth - first, late + r, NEXT, rows, packed_late, count, scratch, SAME, to, count)
+            if first > 0:
+                tiles(high, 1, first, a + r, NEXT, rows, packed, count, to, count, to, count)
+            for k in range(high):
+                store(c + ((r + k) * columns + whole * count), load(to + k * count), left)
+
+
+@inline
+def copy(rows, columns, a, a_row, b, b_row):
+    """b[:rows, :columns] = a, up to whole vectors of b."""
+    for r in range(rows):
+        for unit in range(0, columns, lanes(a)):
+            store(b + (r * b_row + unit), load(a + (r * a_row + unit), columns - unit))
+
+
+@kernel
+def cells(v, f, t, z, dc, h_after, row):
+    """The cell backward for all rows of a step: dG over the gates, the new dc, and h_t; z holds what dh has from the
+    step after.
+    """
+    before = pointer(f.c_0, v) if t == 0 else pointer(f.cells, v) + (t - 1) * f.B * f.H
+    here = pointer(f.cells, v) + t * f.B * f.H
+    for r in range(f.B):
+        for unit in range(0, f.H, lanes(z)):
+            n, at, to = f.H - unit, r * f.H + unit, r * row + unit
+            gates = pointer(f.gates, v) + ((t * f.B + r) * 4 * f.H + unit)
+            dh = load(z + to) + load(pointer(f.dy, v) + (t * f.dy_step + r * f.dy_row + unit), n)
+            dz_i, dz_f, dz_g, dz_o, dc_before, h = cell_bwd(
+                v,
+                load(gates, n),
+                load(gates + f.H, n),
+                load(gates + 2 * f.H, n),
+                load(gates + 3 * f.H, n),
+                load(before + at, n),
+                load(here + at, n),
+                dh,
+                load(dc + to),
+            )
+            store(dc + to, dc_before)
+            store(h_after + to, h)
+            store(gates, dz_i, n)
+            store(gates + f.H, dz_f, n)
+            store(gates + 2 * f.H, dz_g, n)
+            store(gates + 3 * f.H, dz_o, n)
+
+
+@kernel
+def step_backward(v, address):
+    """The whole backward pass of a layer with one direction."""
+    f = read(address, StepBackward)
+    mode = flush_denormals()
+    count = lanes(v)
+    row = (f.H + count - 1) // count * count
+    zeros = pointer(f.space, v)
+    for k in range(0, WIDE * count, count):
+        store(zeros + k, splat(0.0, zeros))
+    z = zeros + (WIDE + TILE_ROWS + max(4 * f.H, f.T * f.B)) * count
+    dc = z + f.B * row
+    h = dc + f.B * row  # h_0, then h of each step
+    dg, w_hh = pointer(f.gates, v), pointer(f.w_hh, v)
+    copy(f.B, f.H, pointer(f.dh_n, v), f.H, z, row)
+    copy(f.B, f.H, pointer(f.dc_n, v), f.H, dc, row)
+    copy(f.B, f.H, pointer(f.h_0, v), f.H, h, row)
+    for s in range(f.T):
+        t = f.T - 1 - s
+        if s > 0:
+            times(f.B, f.H, 4 * f.H, dg + (t + 1) * f.B * 4 * f.H, 4 * f.H, w_hh, f.H, z, row, zeros)
+        cells(v, f, t, z, dc, h + (t + 1) * f.B * row, row)
+    times(f.B, f.H, 4 * f.H, dg, 4 * f.H, w_hh, f.H, pointer(f.dh_0, v), f.H, zeros)
+    for r in range(f.B):
+        for unit in range(0, f.H, count):
+            store(pointer(f.dc_0, v) + (r * f.H + unit), load(dc + (r * row + unit)), f.H - unit)
+    rows, x = f.T * f.B, pointer(f.x, v)
+    times(rows, f.I, 4 * f.H, dg, 4 * f.H, pointer(f.w_ih, v), f.I, pointer(f.dx, v), f.I, zeros)
+    # The long pass has h one step behind, and so adds the first step last.
+    first = f.B if f.T > 1 else 0
+    outer(4 * f.H, f.I, first, rows, dg, x, f.I, pointer(f.dw_ih, v), zeros)
+    outer(4 * f.H, f.H, first, rows, dg, h, row, pointer(f.dw_hh, v), zeros)
+    for unit in range(0, 4 * f.H, count):
+        total = splat(0.0, zeros)
+        for k in range(rows):
+            r = (first + k) % rows
+            total = total + load(dg + (r * 4 * f.H + unit), 4 * f.H - unit)
+        store(pointer(f.db, v) + unit, total, 4 * f.H - unit)
+    restore_mode(mode)
