@@ -38,6 +38,7 @@ ALLOWED = {
     "weights": set(),
     # An adapter whose framework wants an operator of its own stands where the layer does, on the passes; never lower.
     **{adapter: SURFACE | {"models", "passes", "plan", "runtime"} for adapter in ADAPTERS},
+    "keras": SURFACE | {"models", "passes", "runtime", "torch"},  # on PyTorch it is that adapter's operator
 }
 # The one knot: a worker is looked up by its name in passes.entries when it is compiled, at the latest moment.
 LATE = {("runtime/workers.py", "passes")}
@@ -48,7 +49,9 @@ OTHERS = {
     "matplotlib": {"models"},
     "safetensors": {"models", "weights"},
     **{adapter: {adapter} for adapter in ADAPTERS},
-    "torch": {"torch", "weights"},
+    "torch": {"torch", "weights", "keras"},
+    "jax": {"keras"},
+    "tensorflow": {"keras"},
 }
 
 

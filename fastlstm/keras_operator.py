@@ -1,0 +1,264 @@
+"""One LSTM layer in Keras's terms, for each of Keras's backends.
+
+On PyTorch it is the registered operator of `fastlstm.torch`. JAX and TensorFlow call back into Python with the arrays;
+their gradient computes the forward pass again, since handing the tape through the framework would copy it twice, which
+takes longer up to some 100 units. Masked steps are never computed (see `fastlstm.models.packing`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import fastlstm
+from fastlstm.models import packing
+from fastlstm.passes import calls
+from fastlstm.runtime.jit import Variant
+
+
+class Options(NamedTuple):
+    """What a layer's call does beside its arrays."""
+
+    layer: int  # tells layers apart, so that each keeps its packed weights
+    backwards: bool  # steps from last to first; y stays in that order
+    sequences: bool  # y of every step, (N, T, H), rather than of the last, (N, H)
+    zero_output: bool  # y of a masked step is zeros rather than that of the step before
+    first_state: bool  # y of masked steps before all others is h_0 rather than zeros, unless zero_output
+    state: bool  # whether anybody looks at the last state, which is undefined otherwise if there is a mask
+    bias: bool  # which of the optional inputs there are
+    mask: bool
+
+
+class Inputs(NamedTuple):
+    """The arrays or tensors of a call; all but the mask have one dtype."""
+
+    x: Any  # (N, T, I)
+    h_0: Any  # (N, H)
+    c_0: Any
+    kernel: Any  # (I, 4H), gates i, f, g, o
+    recurrent_kernel: Any  # (H, 4H)
+    bias: Any = None  # (4H,)
+    mask: Any = None  # (N, T), bool
+
+    @property
+    def given(self) -> list[Any]:
+        """Those that are not None, for calls that take arrays only."""
+        return [part for part in self if part is not None]
+
+
+# --- on arrays --------------------------------------------------------------------------------------------------------
+
+_MOST = 64  # layers whose packed weights a thread keeps
+_cores = threading.local()
+
+
+def _core(layer: int, kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray | None) -> fastlstm.LSTM:
+    """This thread's `fastlstm.LSTM` for a layer, with the parameters given; they are copied only if they changed."""
+    known: OrderedDict[tuple, list] = vars(_cores).setdefault("known", OrderedDict())
+    key = (layer, kernel.shape, kernel.dtype, bias is None)
+    if key not in known:
+        I, H = len(kernel), len(recurrent_kernel)
+        known[key] = [fastlstm.LSTM(I, H, bias=bias is not None, dtype=kernel.dtype, seed=0), None]
+        while len(known) > _MOST:
+            known.popitem(last=False)
+    known.move_to_end(key)
+    core, before = known[key]
+    given = [np.ascontiguousarray(part) for part in (kernel, recurrent_kernel, bias) if part is not None]
+    mark = calls.digest(Variant(kernel.dtype.name), given)
+    if mark != before:
+        core.parameters["weight_ih_l0"][...] = kernel.T
+        core.parameters["weight_hh_l0"][...] = recurrent_kernel.T
+        if bias is not None:
+            core.parameters["bias_ih_l0"][...] = bias
+            core.parameters["bias_hh_l0"].fill(0)
+        known[key][1] = mark
+    return core
+
+
+def _inputs(options: Options, arrays: tuple[Any, ...]) -> Inputs:
+    """What `Inputs.given` gave."""
+    found = [np.asarray(array) for array in arrays]
+    mask = found.pop() if options.mask else None
+    bias = found[5] if options.bias else None
+    return Inputs._make([*found[:5], bias, mask])
+
+
+class _Done(NamedTuple):
+    """What `_run` computed, and keeps for `backward`."""
+
+    y: np.ndarray
+    h_n: np.ndarray
+    c_n: np.ndarray
+    core: fastlstm.LSTM
+    packed: packing.Packing | None
+    tape: packing.Run | None
+
+
+def _run(options: Options, inputs: Inputs, training: bool) -> _Done:
+    x, h_0, c_0, kernel, recurrent_kernel, bias, mask = inputs
+    core = _core(options.layer, kernel, recurrent_kernel, bias)
+    x, packed, lengths = x.transpose(1, 0, 2), None, None
+    if mask is not None and not mask.all():
+        packed = packing.pack(mask.T, options.backwards, options.zero_output)
+        x, lengths, h_0, c_0 = packing.take(x, packed.source), packed.lengths, h_0[packed.order], c_0[packed.order]
+    elif options.backwards:
+        x = np.ascontiguousarray(x[::-1])
+    y, (h, c), tape = packing.run(core, x, (h_0[None], c_0[None]), lengths, training, options.state)
+    h_n, c_n = h[0], c[0]
+    if packed is not None:
+        h_n, c_n = np.empty_like(h_n), np.empty_like(c_n)
+        h_n[packed.order], c_n[packed.order] = h[0], c[0]
+        places = packed.place if options.sequences else packed.place[-1]
+        y = packing.take(y, places)
+        if options.first_state and not options.zero_output:
+            y = np.where((places < 0)[..., None], inputs.h_0, y)
+    elif not options.sequences:
+        y = h_n
+    return _Done(y.transpose(1, 0, 2) if options.sequences else y, h_n, c_n, core, packed, tape)
+
+
+def forward(options: Options, *arrays: Any) -> tuple[np.ndarray, ...]:
+    """y, h_n and c_n of `Inputs`, without what is None there."""
+    done = _run(options, _inputs(options, arrays), training=False)
+    return tuple(map(np.ascontiguousarray, done[:3]))
+
+
+def backward(options: Options, dy: Any, dh_n: Any, dc_n: Any, *arrays: Any) -> tuple[np.ndarray, ...]:
+    """The gradients of all arrays but the mask, from those of y, h_n and c_n."""
+    inputs = _inputs(options, arrays)
+    dy, dh, dc = map(np.asarray, (dy, dh_n, dc_n))
+    _, _, _, core, packed, tape = _run(options, inputs, training=True)
+    assert tape is not None
+    T, N, H = tape.shape[0], len(dh), dh.shape[-1]
+    if packed is not None:
+        places = packed.place if options.sequences else packed.place[-1]
+        shown = dy.transpose(1, 0, 2) if options.sequences else dy
+        dy = packing.untake(shown, places, (T, N, H))
+        dh, dc = dh[packed.order], dc[packed.order]
+    elif options.sequences:
+        dy = dy.transpose(1, 0, 2)
+    else:
+        dy, dh = np.zeros((T, N, H), dh.dtype), dh + dy
+    dx, (dh, dc), grads = packing.run_backward(core, tape, dy, (dh[None], dc[None]))
+    dh_0, dc_0 = dh[0], dc[0]
+    if packed is not None:
+        dx = packing.untake(dx, packed.source, inputs.x.transpose(1, 0, 2).shape)
+        dh_0, dc_0 = np.empty_like(dh_0), np.empty_like(dc_0)
+        dh_0[packed.order], dc_0[packed.order] = dh[0], dc[0]
+        if options.first_state and not options.zero_output:
+            dh_0 += np.where((places < 0)[..., None], shown, 0).reshape(-1, N, H).sum(axis=0)
+    elif options.backwards:
+        dx = dx[::-1]
+    found = [dx.transpose(1, 0, 2), dh_0, dc_0, grads["weight_ih_l0"].T, grads["weight_hh_l0"].T]
+    found += [grads["bias_ih_l0"]] if inputs.bias is not None else []
+    return tuple(map(np.ascontiguousarray, found))
+
+
+@lru_cache(1024)
+def _host(function: Callable, options: Options) -> Callable:
+    """The function for these options: the same object for the same options, by which JAX knows what it has compiled."""
+    return partial(function, options)
+
+
+# --- on the tensors of each backend -----------------------------------------------------------------------------------
+
+
+def on_numpy(options: Options, inputs: Inputs) -> tuple[Any, ...]:
+    """Keras's NumPy backend, which does not train."""
+    return forward(options, *inputs.given)
+
+
+@lru_cache(1)
+def _jax_operator() -> Callable:
+    import jax
+
+    def called(function: Callable, shapes: list[Any], *arrays: Any) -> Any:
+        return jax.pure_callback(function, tuple(shapes), *arrays, vmap_method="sequential")
+
+    @partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def layer(options: Options, *arrays: Any) -> Any:
+        x, state = arrays[0], arrays[1]
+        rows = (*x.shape[:2], state.shape[1]) if options.sequences else state.shape
+        shapes = [jax.ShapeDtypeStruct(shape, x.dtype) for shape in (rows, state.shape, state.shape)]
+        return called(_host(forward, options), shapes, *arrays)
+
+    def ahead(options: Options, *arrays: Any) -> Any:
+        return layer(options, *arrays), arrays
+
+    def back(options: Options, arrays: Any, douts: Any) -> Any:
+        count = len(arrays) - options.mask
+        shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays[:count]]
+        return (*called(_host(backward, options), shapes, *douts, *arrays), *[None] * options.mask)
+
+    layer.defvjp(ahead, back)
+    return layer
+
+
+def on_jax(options: Options, inputs: Inputs) -> tuple[Any, ...]:
+    """JAX: a callback from compiled code, with a gradient of its own."""
+    return _jax_operator()(options, *inputs.given)
+
+
+def on_tensorflow(options: Options, inputs: Inputs) -> tuple[Any, ...]:
+    """TensorFlow: a Python function in the graph, with a gradient of its own."""
+    import tensorflow as tf
+
+    differentiable = [tf.convert_to_tensor(array) for array in inputs._replace(mask=None).given]  # no variables
+    mask = [inputs.mask] if options.mask else []
+    dtype, state_shape = inputs.x.dtype, inputs.h_0.shape
+
+    @tf.custom_gradient
+    def layer(*arrays: Any) -> Any:
+        y, h_n, c_n = tf.numpy_function(_host(forward, options), [*arrays, *mask], [dtype] * 3, stateful=False)
+        y.set_shape((*inputs.x.shape[:2], state_shape[1]) if options.sequences else state_shape)
+        h_n.set_shape(state_shape)
+        c_n.set_shape(state_shape)
+
+        def gradient(*douts: Any) -> Any:
+            arguments = [*douts, *arrays, *mask]
+            found = tf.numpy_function(_host(backward, options), arguments, [dtype] * len(arrays), stateful=False)
+            for one, array in zip(found, arrays, strict=True):
+                one.set_shape(array.shape)
+            return found
+
+        return (y, h_n, c_n), gradient
+
+    return layer(*differentiable)
+
+
+def on_torch(options: Options, inputs: Inputs) -> tuple[Any, ...]:
+    """PyTorch: the operator of `fastlstm.torch`, on a packed batch if there is a mask."""
+    import torch
+
+    from fastlstm.torch_operator import layer
+
+    x, h_0, c_0, kernel, recurrent_kernel, bias, mask = inputs
+    biases = (None, None) if bias is None else (bias, torch.zeros_like(bias))
+    weights = (kernel.t(), recurrent_kernel.t(), *biases)
+    if mask is None or bool(mask.all()):
+        x = x.flip(1) if options.backwards else x
+        y, h_n, c_n = layer(x, h_0[None], c_0[None], None, True, True, *weights)
+        return y if options.sequences else h_n[0], h_n[0], c_n[0]
+    packed = packing.pack(mask.detach().cpu().numpy().T, options.backwards, options.zero_output)
+    order, valid = torch.from_numpy(packed.order), packed.source >= 0
+    rows = int((packed.lengths > 0).sum())  # a packed batch has none that are empty
+    h_n, c_n = h_0[order], c_0[order]
+    steps = x.new_zeros(0, h_0.shape[1])
+    if rows:
+        data = x.transpose(0, 1).flatten(0, 1)[torch.from_numpy(packed.source[valid])]
+        sizes = torch.from_numpy(np.count_nonzero(valid, axis=1))
+        steps, h, c = layer(data, h_n[None, :rows], c_n[None, :rows], sizes, False, False, *weights)
+        h_n, c_n = torch.cat([h[0], h_n[rows:]]), torch.cat([c[0], c_n[rows:]])
+    back = torch.from_numpy(np.argsort(packed.order))
+    rank = np.append(np.cumsum(valid) - 1, valid.sum())  # of each place in the packed rows; where it is -1, the zeros
+    place = torch.from_numpy(rank[packed.place if options.sequences else packed.place[-1]])
+    y = torch.cat([steps, steps.new_zeros(1, h_0.shape[1])])[place]
+    return y.transpose(0, 1) if options.sequences else y, h_n[back], c_n[back]
+
+
+BACKENDS = {"numpy": on_numpy, "jax": on_jax, "tensorflow": on_tensorflow, "torch": on_torch}
