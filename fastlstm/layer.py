@@ -243,7 +243,7 @@ class LSTM:
         """
         short = self._short.get((False, x.shape)) if type(x) is np.ndarray else None
         if short is not None and short.takes(x, state):
-            return short(x, state, self._mapping.epoch, self._bind)
+            return short(x, state, self._mapping.epoch)
         y, state_n = self._forward(x, state, None)
         self._prepare(np.shape(x), training=False)
         return y, state_n
@@ -263,7 +263,7 @@ class LSTM:
         tape = Tape()
         short = self._short.get((True, x.shape)) if type(x) is np.ndarray else None
         if short is not None and short.takes(x, state):
-            y, state_n, (x_in, cells, state_0, tape.short) = short.record(x, state, self._mapping.epoch, self._bind)
+            y, state_n, (x_in, cells, state_0, tape.short) = short.record(x, state, self._mapping.epoch)
             tape.inputs, tape.cells, tape.states, tape.masks = [x_in], [cells], [state_0], [None]
             tape.unbatched = x.ndim == 2
             return y, state_n, tape
@@ -364,8 +364,8 @@ class LSTM:
         self, tape: Tape, short: ShortBackward, dy: np.ndarray, dstate: State | None
     ) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
         p, tape.spent = self._parameters, True
-        w_ih, w_hh = p["weight_ih_l0"], p["weight_hh_l0"]
-        dx, dh, dc, dw_ih, dw_hh, db = short(tape.inputs[0], tape.cells[0][0], tape.states[0], dy, dstate, w_ih, w_hh)
+        weights = p["weight_ih_l0"], p["weight_hh_l0"]
+        dx, dh, dc, dw_ih, dw_hh, db = short(tape.inputs[0], tape.cells[0][0], tape.states[0], dy, dstate, weights)
         tape.cells.clear()
         grads = {"weight_ih_l0": dw_ih, "weight_hh_l0": dw_hh}
         if self.bias:
@@ -508,7 +508,8 @@ class LSTM:
         unbatched = len(shape) == 2
         state = (D * L, H) if unbatched else (D * L, B, H)
         first = self.batch_first and not unbatched
-        found = ShortForward(Shape(shape, (*shape[:-1], D * H), state, T, B, I, H, L, D, first, self.dtype, training))
+        told = Shape(shape, (*shape[:-1], D * H), state, T, B, I, H, L, D, first, self.dtype, training)
+        found = ShortForward(told, self._bind, self._lie)
         if found.usable:
             if len(self._short) >= SHORT_SHAPES:
                 self._short.pop(next(iter(self._short)), None)
@@ -522,6 +523,16 @@ class LSTM:
         packs = [self._pack("forward", suffix) for suffix in names]
         holds = self._frozen or all(self._packed["forward" + suffix][2] is epoch for suffix in names)
         return packs, epoch if holds else None
+
+    def _lie(self) -> list[np.ndarray] | None:
+        """The parameters of the first layer's first direction, if somebody holds them, who may change them before the
+        next call; None if packed copies would last.
+        """
+        names = self._parameters.keys()
+        if self._frozen or self._mapping.alone(names):
+            return None
+        nothing = [] if self.bias else [np.zeros(4 * self.hidden_size, self.dtype)] * 2
+        return [*self._parameters.values(), *nothing]
 
     def _pack(self, way: str, suffix: str) -> Any:
         """The packed weights of one layer and direction; packed anew when a digest tells that parameters changed.

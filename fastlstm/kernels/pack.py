@@ -1,14 +1,24 @@
 """Weights in the order in which the tile reads them: panels of at most four vectors, all steps of k of a panel in one
-piece.
-
-The buffers come filled with zeros, so that the lanes beyond the last column stay zero.
+piece. The lanes beyond the last column are zero.
 """
 
 from __future__ import annotations
 
 from fastlstm.runtime.jit import kernel
 from fastlstm.simd.tile import PANEL
-from fastlstm.simd.vector import lanes
+from fastlstm.simd.transpose import transpose
+from fastlstm.simd.vector import lanes, load, store
+
+
+@kernel
+def pack_units(w, row, units, depth, to, width):
+    """The transpose of w (units, depth), rows `row` elements apart, to rows of one vector `width` elements apart."""
+    count = lanes(to)
+    for k in range(0, depth, count):
+        if units == count and k + count <= depth:
+            transpose(w + k, row, to + k * width, width)
+        else:
+            transpose(w + k, row, to + k * width, width, units, min(count, depth - k))
 
 
 @kernel
@@ -23,14 +33,12 @@ def pack_gates(w, hidden, depth, out, offset, total):
         for gate in range(4):
             rows = w + (gate * hidden + panel * count) * depth
             to = out + ((panel * total + offset) * width + gate * count)
-            for k in range(depth):
-                for lane in range(units):
-                    to[k * width + lane] = rows[lane * depth + k]
+            pack_units(rows, depth, units, depth, to, width)
 
 
 @kernel
 def pack_bias(b_ih, b_hh, hidden, out):
-    """b_ih + b_hh, both (4H,), to out [unit vector][gate][lane]."""
+    """b_ih + b_hh, both (4H,), to out [unit vector][gate][lane], which comes filled with zeros."""
     count = lanes(out)
     for unit in range(hidden):
         for gate in range(4):
@@ -50,5 +58,5 @@ def pack_columns(w, depth, columns, row, out):
         width = (here + count - 1) // count * count
         to = out + first * depth
         for k in range(depth):
-            for column in range(here):
-                to[k * width + column] = w[k * row + first + column]
+            for column in range(0, here, count):
+                store(to + (k * width + column), load(w + (k * row + first + column), here - column))

@@ -65,7 +65,7 @@ def pack_forward(variant: Variant, w_ih, w_hh, b_ih, b_hh) -> Weights:
     """Pack w_ih (4H, I), w_hh (4H, H) and both biases (4H,)."""
     (_, I), H = w_ih.shape, w_hh.shape[1]
     units = padded(H, w_ih.dtype)
-    weights, bias = _zeros(4 * units * (I + H), w_ih.dtype), _zeros(4 * units, w_ih.dtype)
+    weights, bias = aligned(4 * units * (I + H), w_ih.dtype), _zeros(4 * units, w_ih.dtype)
     frame = _frame(PackForward(I, H, *map(address, (w_ih, w_hh, b_ih, b_hh, weights, bias))))
     worker("pack_forward", Variant(variant.dtype)).run(0, address(frame))
     return Weights(weights, bias)
@@ -76,7 +76,7 @@ def pack_backward(variant: Variant, w_ih, w_hh) -> Transposed:
 
     def pack(w):
         K, N = w.shape
-        packed = _zeros(K * padded(N, w.dtype), w.dtype)
+        packed = aligned(K * padded(N, w.dtype), w.dtype)
         frame = _frame(PackColumns(K, N, address(w), address(packed)))
         worker("pack_backward", Variant(variant.dtype)).run(0, address(frame))
         return packed

@@ -15,7 +15,8 @@ from fastlstm.runtime.jit import Variant, read
 from fastlstm.simd.digest import absorb
 from fastlstm.simd.vector import pointer
 
-run_forward, run_backward, run_step_backward = _forward.forward, _backward.backward, _step.step_backward
+run_forward, run_backward = _forward.forward, _backward.backward
+run_step_forward, run_step_backward = _step.step_forward, _step.step_backward
 FORWARD_BYTES = 8 * len(_forward.Forward._fields)
 
 
@@ -28,7 +29,7 @@ class PackForward(NamedTuple):
     w_hh: int  # (4H, H)
     b_ih: int  # (4H,)
     b_hh: int  # (4H,)
-    weights: int  # zeros, [panel][I + H][gate][lane]
+    weights: int  # [panel][I + H][gate][lane]
     bias: int  # zeros, [panel][gate][lane]
 
 
@@ -38,7 +39,7 @@ class PackColumns(NamedTuple):
     K: int
     N: int
     w: int  # (K, N)
-    packed: int  # zeros
+    packed: int
 
 
 def forward(variant: Variant):
@@ -51,6 +52,13 @@ def forward(variant: Variant):
 def backward(variant: Variant):
     def worker(part, frame):
         run_backward(variant, part, frame)
+
+    return worker
+
+
+def step_forward(variant: Variant):
+    def worker(part, frame):
+        run_step_forward(variant, frame)
 
     return worker
 

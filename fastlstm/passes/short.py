@@ -7,14 +7,15 @@ frames and workspace that no other call holds, writes the addresses of its array
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fastlstm.kernels.gemm import BLOCK_ROWS
 from fastlstm.passes.calls import PAD, Weights, padded
 from fastlstm.passes.forward import Forward
-from fastlstm.passes.step import ROWS, StepBackward, workspace
+from fastlstm.passes.short_step import Seat, ShortBackward, ShortStep, is_plain, is_plain_pair
+from fastlstm.passes.step import ROWS
 from fastlstm.plan import GFLOPS, PANEL, REGION_US, plan_forward
 from fastlstm.runtime.jit import Variant
 from fastlstm.runtime.memory import address, aligned
@@ -26,13 +27,15 @@ WORKSPACE = 1 << 20  # bytes of a seat, at the most
 SERIAL_FLOPS = 3e3 * REGION_US * GFLOPS  # of a layer: with less no thread count makes a plan take two threads
 
 State = tuple[np.ndarray, np.ndarray]
-Bind = Callable[[], tuple[list[Weights], object]]  # the packed weights, and the epoch in which they hold or None
+# The packed weights, and the epoch of the parameters in which they hold or None.
+Bind = Callable[[], tuple[list[Weights], object]]
+# The four parameters of the only layer and direction, as they lie, where packed ones may not hold for long.
+Lie = Callable[[], "list[np.ndarray] | None"]
 
 _AT = {name: index for index, name in enumerate(Forward._fields)}
 X, Y, H_0, C_0, H_N, C_N = (_AT[name] for name in ("x", "y", "h_0", "c_0", "h_n", "c_n"))
 WEIGHTS, BIAS, GATES, CELLS = (_AT[name] for name in ("weights", "bias", "gates", "cells"))
 
-ARRAYS = StepBackward._fields.index("x")  # from here on one array after another
 Recorded = tuple[np.ndarray, list[State], State, "ShortBackward | None"]  # x (T, B, I), tape, (h_0, c_0), its backward
 
 
@@ -65,36 +68,12 @@ class Shape(NamedTuple):
         return 8.0 * self.H * (self.width(layer) + self.H) * self.T * self.B * self.directions
 
 
-def _plain(a: Any, shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Whether an argument is an array of a shape and dtype that a pass can read as it is."""
-    if type(a) is not np.ndarray or a.dtype is not dtype or a.shape != shape:
-        return False
-    flags = a.flags
-    return flags.c_contiguous and flags.aligned
-
-
-def _plain_pair(state: Any, shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Whether a state is a pair of such arrays."""
-    if type(state) is not tuple or len(state) != 2:
-        return False
-    return _plain(state[0], shape, dtype) and _plain(state[1], shape, dtype)
-
-
-class _Seat:
-    """Frames and workspace for one call at a time."""
-
-    def __init__(self, frames: np.ndarray, space: list[np.ndarray]) -> None:
-        self.frames, self.space = frames, space
-        self.words, self.address = frames.reshape(-1).data, address(frames)
-        self.epoch: object = None  # of the parameters to whose packed copies the frames point
-        self.packs: list[Weights] = []
-
-
 class ShortForward:
     """Forward calls of one shape of x, through all layers; in training with one layer alone."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, bind: Bind, lie: Lie) -> None:
         self._shape, self._dtype, self._y, self._state = shape, shape.dtype, shape.y, shape.state
+        self._bind, self._lie = bind, lie
         T, B, _, H, L, D = shape[3:9]
         tiny = all(shape.flops(k) < SERIAL_FLOPS for k in range(L))
         self._threads = 0 if tiny else get_num_threads()  # 0: whatever their number is
@@ -116,17 +95,20 @@ class ShortForward:
         self._seats = [self._seat()]
         room = sum(space.nbytes for space in self._seats[0].space)
         self.usable = room <= WORKSPACE and not any(plan.by_units for plan in self._plans)  # units meet, and may not
+        one = L == D == 1
+        self._step = ShortStep(B, shape.I, H, self._dtype, shape.training) if one and T == 1 else None
         self._backward: ShortBackward | None = None
         if shape.training:
             self.usable = self.usable and L == 1 and self._even(0)
-            if ShortBackward.fits(shape):
-                self._backward = ShortBackward(shape)
+            if one and T * B <= ROWS:
+                strides = shape.strides(H, outside=True)
+                self._backward = ShortBackward(T, B, shape.I, H, strides, shape.x, shape.y, shape.state, self._dtype)
 
     def _even(self, layer: int) -> bool:
         """Whether the rows of a layer's input are equally far apart."""
         return layer > 0 or not self._shape.batch_first or 1 in (self._shape.T, self._shape.B)
 
-    def _seat(self) -> _Seat:
+    def _seat(self) -> Seat:
         """A seat with all that does not change from call to call."""
         s, dtype = self._shape, self._dtype
         spaces, frames = [], []
@@ -154,7 +136,7 @@ class ShortForward:
                 }  # fmt: skip
                 frames.append([values[name] for name in Forward._fields])
                 spaces.append(space)
-        return _Seat(np.array(frames, np.int64), spaces + between)
+        return Seat(np.array(frames, np.int64), spaces + between)
 
     def takes(self, x: np.ndarray, state: State | None) -> bool:
         """Whether arguments are as they mostly are; the long way takes all others, or says what is wrong with them.
@@ -163,14 +145,13 @@ class ShortForward:
         """
         if self._threads and self._threads != get_num_threads():
             return False
-        return _plain(x, x.shape, self._dtype) and (state is None or _plain_pair(state, self._state, self._dtype))
+        return is_plain(x, x.shape, self._dtype) and (state is None or is_plain_pair(state, self._state, self._dtype))
 
     def __call__(
-        self, x: np.ndarray, state: State | None, epoch: object, bind: Bind, tape: Sequence[State] = ()
+        self, x: np.ndarray, state: State | None, epoch: object, tape: Sequence[State] = ()
     ) -> tuple[np.ndarray, State]:
-        """y and (h_n, c_n) for what it `takes`; tape: in training, gates and c of each direction.
-
-        `bind` is asked for the packed weights unless those of `epoch` are known.
+        """y and (h_n, c_n) for what it `takes` in an epoch of the parameters; tape: in training, gates and c of each
+        direction.
         """
         dtype, shape, empty = self._dtype, self._state, np.empty
         y, h_n, c_n = empty(self._y, dtype), empty(shape, dtype), empty(shape, dtype)
@@ -179,7 +160,12 @@ class ShortForward:
         except IndexError:
             seat = self._seat()
         if seat.epoch is not epoch:
-            self._bind(seat, bind)
+            if self._step is not None and (weights := self._lie()) is not None:
+                self._seats.append(seat)
+                start = state or (self._nothing, self._nothing)
+                self._step.run(*weights, x, *start, y, h_n, c_n, *(tape[0] if tape else ()))
+                return y, (h_n, c_n)
+            self._renew(seat)
         words = seat.words
         h_0 = c_0 = self._zeros
         if state is not None:
@@ -205,18 +191,16 @@ class ShortForward:
         self._seats.append(seat)
         return y, (h_n, c_n)
 
-    def record(
-        self, x: np.ndarray, state: State | None, epoch: object, bind: Bind
-    ) -> tuple[np.ndarray, State, Recorded]:
+    def record(self, x: np.ndarray, state: State | None, epoch: object) -> tuple[np.ndarray, State, Recorded]:
         """As a call, in training, and what backward needs of it."""
         s, empty = self._shape, np.empty
         tape = [(empty((s.T, s.B, 4, s.H), s.dtype), empty((s.T, s.B, s.H), s.dtype)) for _ in range(s.directions)]
-        y, state_n = self(x, state, epoch, bind, tape)
+        y, state_n = self(x, state, epoch, tape)
         h_0, c_0 = (self._nothing, self._nothing) if state is None else state
         whole = (s.directions, s.B, s.H)
         return y, state_n, (x.reshape(s.T, s.B, s.I), tape, (h_0.reshape(whole), c_0.reshape(whole)), self._backward)
 
-    def _fan_out(self, seat: _Seat) -> None:
+    def _fan_out(self, seat: Seat) -> None:
         """Run the parts of each layer on threads, or one after another where there are none: they never meet."""
         frame = seat.address
         for parts in self._parts:
@@ -225,68 +209,11 @@ class ShortForward:
                     self._run.run(part, frame)
             frame += self._layer
 
-    def _bind(self, seat: _Seat, bind: Bind) -> None:
+    def _renew(self, seat: Seat) -> None:
         """Let the frames point to the packed weights as they are now."""
-        packs, seat.epoch = bind()
+        packs, seat.epoch = self._bind()
         for k, pack in enumerate(packs):
             if k >= len(seat.packs) or seat.packs[k] is not pack:
                 at = self._places[k][0]
                 seat.words[at + WEIGHTS], seat.words[at + BIAS] = address(pack.weights), address(pack.bias)
         seat.packs = packs
-
-
-class ShortBackward:
-    """Backward calls of one shape of x, of few rows in all, through a layer of one direction."""
-
-    def __init__(self, shape: Shape) -> None:
-        self._shape, self._dtype, self._seats = shape, shape.dtype, list[_Seat]()
-        self._run = worker("step_backward", Variant(self._dtype.name))
-        self._nothing = np.zeros(shape.state, self._dtype)
-        self._shapes = (
-            shape.x,
-            shape.state,
-            shape.state,
-            (4 * shape.H, shape.I),
-            (4 * shape.H, shape.H),
-            (4 * shape.H,),
-        )
-
-    @staticmethod
-    def fits(shape: Shape) -> bool:
-        """Whether it can be done from the weights as they lie."""
-        return shape.training and shape.layers == shape.directions == 1 and shape.T * shape.B <= ROWS
-
-    def _seat(self) -> _Seat:
-        s, lanes = self._shape, target().lanes(self._dtype)
-        space = aligned(workspace(s.T, s.B, s.H, padded(s.H, self._dtype), lanes), self._dtype)
-        step, row = s.strides(s.H, outside=True)
-        fixed = {"T": s.T, "B": s.B, "I": s.I, "H": s.H, "dy_step": step, "dy_row": row, "space": address(space)}
-        values = dict.fromkeys(StepBackward._fields, 0) | fixed
-        return _Seat(np.array([[values[name] for name in StepBackward._fields]], np.int64), [space])
-
-    def takes(self, dy: Any, dstate: Any) -> bool:
-        """Whether arguments are as they mostly are."""
-        s = self._shape
-        return _plain(dy, s.y, s.dtype) and (dstate is None or _plain_pair(dstate, s.state, s.dtype))
-
-    def __call__(
-        self, x: np.ndarray, tape: State, state: State, dy: np.ndarray, dstate: State | None, w_ih: np.ndarray,
-        w_hh: np.ndarray,
-    ) -> list[np.ndarray]:  # fmt: skip
-        """dx, dh_0, dc_0 and the gradients of w_ih, w_hh and of a bias, for what it `takes`; the gates on the tape
-        become dG.
-        """
-        dtype, empty = self._dtype, np.empty
-        dh_n, dc_n = (self._nothing, self._nothing) if dstate is None else dstate
-        found = [empty(shape, dtype) for shape in self._shapes]
-        try:
-            seat = self._seats.pop()
-        except IndexError:
-            seat = self._seat()
-        words, k = seat.words, ARRAYS
-        for a in (x, *tape, *state, dy, dh_n, dc_n, w_ih, w_hh, *found):
-            words[k] = address(a)
-            k += 1
-        self._run.run(0, seat.address)
-        self._seats.append(seat)
-        return found

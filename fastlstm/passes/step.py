@@ -1,17 +1,18 @@
-"""Backward over a few steps of a few rows, from the weights as they lie.
+"""One step forward, and a few steps of a few rows backward, from the weights as they lie.
 
-The long pass packs the weights, adds dW up in a transposed buffer and turns that over at the end: each costs more than
-all the products of a step or two, and is paid again after every update of the parameters. Here every weight is read
-where it is, row by row, and dW is written once. The order of every sum is the long pass's, and so are the bits for one
-step.
+The long passes pack the weights, which is paid again after every update of the parameters, and backward they add dW up
+in a transposed buffer and turn that over at the end: each costs more than all the products of a step or two. Here every
+weight is read where it is, once, and dW is written once. The order of every sum is the long passes', and so are the
+bits.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastlstm.kernels.gates import cell_bwd
+from fastlstm.kernels.gates import cell_bwd, cell_fwd
 from fastlstm.kernels.gemm import DEPTH, NEXT, SAME, TILE_ROWS
+from fastlstm.kernels.pack import pack_units
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.atomic import flush_denormals, restore_mode
 from fastlstm.simd.tile import PANEL, lying_tile
@@ -19,6 +20,27 @@ from fastlstm.simd.vector import lanes, load, pointer, splat, store
 
 ROWS = 32  # T * B up to which weights are read where they lie
 WIDE = 2 * PANEL  # vectors of the widest tile
+
+
+class StepForward(NamedTuple):
+    """Arguments: sizes, addresses of contiguous arrays in the order in which a call has them."""
+
+    B: int
+    I: int
+    H: int
+    space: int  # workspace: `forward_workspace` elements
+    w_ih: int  # (4H, I)
+    w_hh: int  # (4H, H)
+    b_ih: int  # (4H,)
+    b_hh: int  # (4H,)
+    x: int  # (B, I)
+    h_0: int  # (B, H)
+    c_0: int  # (B, H)
+    y: int  # (B, H)
+    h_n: int  # (B, H)
+    c_n: int  # (B, H)
+    gates: int  # tape: (B, 4, H) of i, f, g, o
+    cells: int  # tape: (B, H) of c
 
 
 class StepBackward(NamedTuple):
@@ -30,7 +52,7 @@ class StepBackward(NamedTuple):
     H: int
     dy_step: int
     dy_row: int
-    space: int  # workspace: `workspace` elements
+    space: int  # workspace: `backward_workspace` elements
     x: int  # (T * B, I)
     gates: int  # tape: (T, B, 4, H) of i, f, g, o; becomes dG
     cells: int  # tape: (T, B, H) of c
@@ -49,7 +71,12 @@ class StepBackward(NamedTuple):
     db: int  # (4H,)
 
 
-def workspace(T: int, B: int, H: int, row: int, lanes: int) -> int:
+def forward_workspace(B: int, lanes: int) -> int:
+    """Elements of workspace; `lanes` are the elements of a vector."""
+    return (1 + DEPTH + B) * PANEL * lanes
+
+
+def backward_workspace(T: int, B: int, H: int, row: int, lanes: int) -> int:
     """Elements of workspace; `row` is H in whole vectors, and `lanes` are the elements of one."""
     return (WIDE + TILE_ROWS + max(4 * H, T * B)) * lanes + (T + 3) * B * row
 
@@ -230,4 +257,62 @@ def step_backward(v, address):
             r = (first + k) % rows
             total = total + load(dg + (r * 4 * f.H + unit), 4 * f.H - unit)
         store(pointer(f.db, v) + unit, total, 4 * f.H - unit)
+    restore_mode(mode)
+
+
+@inline
+def add_product(f, panel, w, depth, a, start, start_row, packed, z):
+    """z = start + a w^T for one vector of units and its four gates: w (4H, depth) is packed by blocks into L1."""
+    count = lanes(z)
+    width = PANEL * count
+    for k in range(0, depth, DEPTH):
+        deep = min(DEPTH, depth - k)
+        for gate in range(4):
+            rows = w + ((gate * f.H + panel * count) * depth + k)
+            pack_units(rows, depth, min(count, f.H - panel * count), deep, packed + gate * count, width)
+        for r in range(0, f.B, TILE_ROWS):
+            high = min(TILE_ROWS, f.B - r)
+            at, first, to = a + (r * depth + k), start + r * start_row, z + r * width
+            lying_tile(high, PANEL, deep, at, depth, NEXT, packed, width, first, start_row, to, width)
+        start, start_row = z, width
+
+
+@kernel
+def step_forward(v, address):
+    """One step of a layer with one direction."""
+    f = read(address, StepForward)
+    mode = flush_denormals()
+    count = lanes(v)
+    width = PANEL * count
+    bias = pointer(f.space, v)
+    packed = bias + width
+    z = packed + DEPTH * width
+    for panel in range((f.H + count - 1) // count):
+        unit = panel * count
+        n = f.H - unit
+        for gate in range(4):
+            at = gate * f.H + unit
+            store(bias + gate * count, load(pointer(f.b_ih, v) + at, n) + load(pointer(f.b_hh, v) + at, n))
+        add_product(f, panel, pointer(f.w_ih, v), f.I, pointer(f.x, v), bias, SAME, packed, z)
+        add_product(f, panel, pointer(f.w_hh, v), f.H, pointer(f.h_0, v), z, width, packed, z)
+        for r in range(f.B):
+            at, here = r * f.H + unit, z + r * width
+            i, g_f, g, o, c, h = cell_fwd(
+                v,
+                load(here),
+                load(here + count),
+                load(here + 2 * count),
+                load(here + 3 * count),
+                load(pointer(f.c_0, v) + at, n),
+            )
+            store(pointer(f.c_n, v) + at, c, n)
+            store(pointer(f.h_n, v) + at, h, n)
+            store(pointer(f.y, v) + at, h, n)
+            if v.training:
+                gates = pointer(f.gates, v) + (4 * r * f.H + unit)
+                store(gates, i, n)
+                store(gates + f.H, g_f, n)
+                store(gates + 2 * f.H, g, n)
+                store(gates + 3 * f.H, o, n)
+                store(pointer(f.cells, v) + at, c, n)
     restore_mode(mode)

@@ -1,4 +1,4 @@
-"""Backward from the weights as they lie: the bits of the long pass, for every size, and from its first call on."""
+"""Steps from the weights as they lie: the bits of the long passes, for every size, and from the first call on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from layer_case import Arrays, LayerCase
 
 import fastlstm
 from fastlstm import layer
+from fastlstm.passes.short_step import ShortStep
 from fastlstm.passes.step import ROWS
 
 CASES = [
@@ -46,6 +47,24 @@ def test_bits_of_the_long_way(case: LayerCase, monkeypatch: pytest.MonkeyPatch) 
         assert short[name].flags.writeable and short[name].flags.c_contiguous
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.T == 1], ids=str)
+def test_bits_of_a_step_with_parameters_that_somebody_holds(case: LayerCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    run = ShortStep.run
+    monkeypatch.setattr(ShortStep, "run", lambda self, *arrays: steps.append(len(arrays)) or run(self, *arrays))
+    long, _ = both_ways(case, monkeypatch)
+    case.inferred()
+    assert not steps
+    held = case.lstm.parameters["weight_ih_l0"]
+    for found in (case.found(), case.inferred()):
+        for name, array in found.items():
+            np.testing.assert_array_equal(array, long[name], err_msg=name)
+    assert steps == [12, 10]
+    del held
+    case.inferred()
+    assert len(steps) == 2
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_against_the_reference(case: LayerCase, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = case.expected()
@@ -56,12 +75,17 @@ def test_against_the_reference(case: LayerCase, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("where", ["x", "dy", "dh_n", "c_0"])
-def test_special_values(where: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = LayerCase(T=2, B=3, I=5, H=19)
+@pytest.mark.parametrize("T", [1, 2])
+def test_special_values(T: int, where: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = LayerCase(T=T, B=3, I=5, H=19)
     case.arrays[where][0, 1, 2] = value
     long, short = both_ways(case, monkeypatch)
+    held = case.lstm.parameters["bias_hh_l0"]
+    stepped = case.found()
+    assert held is not None
     for name, array in long.items():
         np.testing.assert_array_equal(short[name], array, err_msg=name)
+        np.testing.assert_array_equal(stepped[name], array, err_msg=name)
 
 
 def test_a_step_of_gradient_descent_counts_at_once() -> None:
