@@ -37,7 +37,7 @@ ALLOWED = {
     "models": SURFACE | {"runtime"},
     "weights": set(),
     # An adapter whose framework wants an operator of its own stands where the layer does, on the passes; never lower.
-    **{adapter: SURFACE | {"models", "passes", "plan", "runtime"} for adapter in ADAPTERS},
+    **{adapter: SURFACE | {"models", "weights", "passes", "plan", "runtime"} for adapter in ADAPTERS},
     "keras": SURFACE | {"models", "passes", "runtime", "torch"},  # on PyTorch it is that adapter's operator
 }
 # The one knot: a worker is looked up by its name in passes.entries when it is compiled, at the latest moment.
@@ -52,6 +52,8 @@ OTHERS = {
     "torch": {"torch", "weights", "keras"},
     "jax": {"keras"},
     "tensorflow": {"keras"},
+    "onnxruntime": {"onnx"},
+    "google": {"onnx"},  # protobuf, onnx's own
 }
 
 
