@@ -8,7 +8,8 @@ zero gives zeros, whatever its initial state.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -301,6 +302,9 @@ _kept: OrderedDict[Any, Operator] = OrderedDict()
 _lock = Lock()
 
 
+_attributes = lru_cache(64, typed=True)(Attributes.checked)  # checking them takes as long as a step of 128 units
+
+
 def _operator(attributes: Attributes, given: Weights) -> Operator:
     """The operator of some attributes and weights, made anew unless one of the last ones had the same."""
     arrays = [array for array in given if array is not None]
@@ -383,9 +387,11 @@ def lstm(
     -----
     The layers of the last 16 different weights are kept, so that a call with weights as before need not pack them.
     """
-    attributes = Attributes.checked(
-        hidden_size, direction, layout, clip, activations, activation_alpha, activation_beta, input_forget
+    lists = (
+        value if isinstance(value, Hashable) else tuple(value)
+        for value in (activations, activation_alpha, activation_beta)
     )
+    attributes = _attributes(hidden_size, direction, layout, clip, *lists, input_forget)
     X = np.asarray(X)
     if X.dtype.newbyteorder("=") not in checks.DTYPES:
         raise TypeError(f"X must be of float32 or float64, but is of {X.dtype}")
