@@ -41,10 +41,10 @@ ALLOWED = {
     "keras": SURFACE | {"models", "passes", "runtime", "torch"},  # on PyTorch it is that adapter's operator
 }
 # The one knot: a worker is looked up by its name in passes.entries when it is compiled, at the latest moment.
-LATE = {("runtime/workers.py", "passes")}
+LATE = {("runtime/compiling.py", "passes")}
 # Who may import a library besides NumPy and Python's own: the rooms, or the files.
 OTHERS = {
-    "llvmlite": {"simd", "runtime/jit.py", "runtime/threads.py", "runtime/cache.py"},
+    "llvmlite": {"simd", "runtime"},
     "numba": {"simd", "runtime", "models/kernels.py"},
     "matplotlib": {"models"},
     "safetensors": {"models", "weights"},

@@ -16,8 +16,7 @@ TILE_ROWS = target().tile_rows
 # Strides as typed numbers: Numba would compile `gemm` anew for every literal that it is called with.
 NEXT, SAME = np.int64(1), np.int64(0)
 FULL = np.int64(PANEL)
-# Rows that pass over a block before the next: their part of C and of A stay in L1 and L2.
-BLOCK_ROWS = 16 * TILE_ROWS
+BLOCK_ROWS = target().block_rows
 
 
 @inline

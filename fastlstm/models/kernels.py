@@ -10,6 +10,7 @@ from functools import cache
 import numba
 import numpy as np
 
+from fastlstm.runtime import compiling  # noqa: F401  tells Numba where to keep them
 from fastlstm.runtime.cache import folder
 
 

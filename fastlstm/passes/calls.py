@@ -13,7 +13,7 @@ from fastlstm.passes.forward import Forward
 from fastlstm.plan import PANEL, Plan
 from fastlstm.runtime.jit import Variant
 from fastlstm.runtime.memory import address, aligned, pool
-from fastlstm.runtime.threads import fan_out, get_num_threads
+from fastlstm.runtime.threads import alone, fan_out, get_num_threads
 from fastlstm.runtime.workers import worker
 from fastlstm.simd.atomic import LINE
 from fastlstm.simd.digest import words
@@ -109,8 +109,7 @@ def _run(name: str, variant: Variant, plan: Plan, frames: np.ndarray, cls, meeti
         return
     frames[:, cls._fields.index("parts")] = 1
     frames[:, cls._fields.index("by_units")] = 0
-    for direction in range(len(frames)):
-        task.run(direction, address(frames))
+    alone(task, len(frames), address(frames))
 
 
 def _strides(array: np.ndarray) -> tuple[int, int]:

@@ -1,14 +1,16 @@
 """Where compiled kernels are kept, and when they are stale.
 
-Numba's own cache watches the file of the caching function alone; a kernel is made of many. Here the folder bears
-the digest of every source that goes into a kernel, so that an edit anywhere, or another version of Numba, compiles
-anew. Numba adds the processor to the key of each entry.
+The folder bears the digest of every source that goes into a kernel, of Numba's, llvmlite's and Python's versions, so
+that an edit anywhere, or another version, compiles anew; a file's name that of the kernel's variant and of the
+processor. A file that was cut or overwritten fails its checksum and counts as missing.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
+import secrets
 import sys
 import tempfile
 import warnings
@@ -16,11 +18,11 @@ from functools import cache
 from pathlib import Path
 
 import llvmlite
-import numba
-from numba.core import caching
 
 PACKAGE = Path(__file__).parent.parent
 SOURCES = ("simd/*.py", "kernels/*.py", "passes/*.py", "runtime/*.py", "models/kernels.py")
+CHECKSUM = 32  # bytes of SHA-256 at the head of a file
+_warned = False
 
 
 def sources() -> list[Path]:
@@ -28,63 +30,79 @@ def sources() -> list[Path]:
     return sorted(path for pattern in SOURCES for path in PACKAGE.glob(pattern))
 
 
+def _numba() -> Path:
+    """A file of Numba that no two versions share; to import Numba for it would take longer than all else."""
+    spec = importlib.util.find_spec("numba")
+    if spec is None or spec.origin is None:
+        raise ImportError("fastlstm needs Numba, which cannot be imported")
+    return Path(spec.origin).with_name("_version.py")
+
+
 @cache
 def digest() -> str:
     """A name for this state of the sources, of Numba and of Python."""
-    total = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {sys.version}".encode())
-    for path in sources():
+    total = hashlib.sha256(f"{llvmlite.__version__} {sys.version}".encode())
+    for path in (_numba(), *sources()):
         total.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return total.hexdigest()[:16]
 
 
 def root() -> Path:
     """The folder of all caches: `FASTLSTM_CACHE_DIR`, else Numba's `NUMBA_CACHE_DIR`, else the user's cache folder."""
-    named = os.environ.get("FASTLSTM_CACHE_DIR") or numba.config.CACHE_DIR
-    if named:
+    if named := os.environ.get("FASTLSTM_CACHE_DIR") or os.environ.get("NUMBA_CACHE_DIR"):
         return Path(named)
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "fastlstm"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fastlstm"
 
 
-@cache
-def folder() -> Path | None:
-    """The folder of this state's kernels; None, with one warning, where nothing can be written."""
-    try:
-        path = root() / digest()
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder can be told
+def _refused(error: Exception) -> None:
+    """Warn, once, that nothing can be kept."""
+    global _warned
+    if not _warned:
+        _warned = True
         warnings.warn(
             f"fastlstm keeps no compiled kernels ({error}); set FASTLSTM_CACHE_DIR to a writable folder",
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def load(name: str) -> bytes | None:
+    """What `save` kept under a name; None where that is nothing, or not whole."""
+    try:
+        content = (root() / digest() / name).read_bytes()
+    except (OSError, RuntimeError):  # RuntimeError: no home folder can be told
+        return None
+    code = content[CHECKSUM:]
+    return code if hashlib.sha256(code).digest() == content[:CHECKSUM] else None
+
+
+def save(name: str, code: bytes) -> None:
+    """Keep code under a name; whoever reads at the same time finds all of it or nothing."""
+    try:
+        folder = root() / digest()
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{name}.{secrets.token_hex(8)}"
+        try:
+            temporary.write_bytes(hashlib.sha256(code).digest() + code)
+            os.replace(temporary, folder / name)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+    except (OSError, RuntimeError) as error:
+        _refused(error)
+
+
+@cache
+def folder() -> Path | None:
+    """The folder of this state's kernels, for Numba's own cache; None, with a warning, where nothing can be written."""
+    try:
+        path = root() / digest()
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except (OSError, RuntimeError) as error:
+        _refused(error)
         return None
     return path
-
-
-class Locator(caching._CacheLocator):
-    """Tells Numba to keep the kernels of this package in `folder()`; it takes no function of anybody else."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def get_cache_path(self) -> str:
-        return str(folder())
-
-    def get_source_stamp(self) -> str:
-        return digest()
-
-    def get_disambiguator(self) -> str:
-        return self._name
-
-    @classmethod
-    def from_function(cls, py_func, py_file):
-        if Path(py_file).is_relative_to(PACKAGE) and folder() is not None:
-            return cls(f"{Path(py_file).stem}-{py_func.__code__.co_firstlineno}")
-        return None
-
-
-caching.CacheImpl._locator_classes.insert(0, Locator)

@@ -1,15 +1,10 @@
-"""How kernels are compiled: two decorators, the variant as a compile-time constant, and workers that Python calls by
-address.
+"""How kernels are compiled: two decorators, and the variant as a compile-time constant.
 
 A *worker* is a C function `void worker(part, frame)`: it computes one part of a call whose arguments lie in a frame
-of int64 words. Python calls it through ctypes, which costs half a microsecond and releases the GIL; no argument is
-typed or unboxed at run time, so a kernel is compiled once for each `Variant`, whatever the layout of the caller's
-arrays.
+of int64 words.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numba
 from llvmlite import ir
@@ -19,19 +14,12 @@ from numba.core.typing.templates import AttributeTemplate
 from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, models, register_model, typeof_impl
 
 from fastlstm.runtime.linking import PART
+from fastlstm.runtime.variant import Variant
 
 inline = numba.njit(forceinline=True, **PART)  # disappears into its caller: arithmetic on vectors
 kernel = numba.njit(**PART)  # a function of its own
 
 WORKER = types.void(types.intp, types.intp)
-
-
-class Variant(NamedTuple):
-    """What a kernel is compiled for: choices that must not be branches of an inner loop."""
-
-    dtype: str = "float32"
-    training: bool = False  # whether forward keeps what backward needs
-    linear: bool = False  # activations left out: tells a fault of the products from one of the gates
 
 
 class VariantType(types.Type):

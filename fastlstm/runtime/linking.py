@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
+from llvmlite import binding
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 
@@ -53,6 +54,47 @@ class Whole(JITCodeLibrary):
         super().finalize()
 
 
+# C functions that machine code may call; others would be Python's or Numba's, for an error that no worker raises.
+KNOWN = {"memcpy", "memmove", "memset", "sched_yield", "SwitchToThread"}
+ENTRY = """
+declare i32 @"{function}"(ptr, ptr, i64, i64)
+
+define void @{symbol}(i64 %part, i64 %frame) {{
+  %result = alloca ptr
+  %error = alloca ptr
+  %status = call i32 @"{function}"(ptr %result, ptr %error, i64 %part, i64 %frame)
+  ret void
+}}
+"""
+
+
+class Emitted(Whole):
+    """The code of a worker as an object file, which nothing but C functions of every system is missing."""
+
+    def emit(self, function: str, symbol: str) -> bytes:
+        """The object file, with a C function `symbol(part, frame)` that calls Numba's `function(part, frame)`."""
+        self.add_llvm_module(binding.parse_assembly(ENTRY.format(function=function, symbol=symbol)))
+        self._symbol = symbol
+        self.finalize()
+        return self._codegen._tm.emit_object(self._final_module)
+
+    def _hide(self) -> None:
+        """Keep what is not the entry to this file."""
+        for thing in (*self._final_module.functions, *self._final_module.global_variables):
+            if not thing.is_declaration and thing.name != self._symbol:
+                thing.linkage = "internal"
+
+    def _optimize_final_module(self) -> None:
+        super()._optimize_final_module()
+        self._hide()
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True
+        missing = {f.name for f in self._final_module.functions if f.is_declaration and not f.name.startswith("llvm.")}
+        if foreign := missing - KNOWN:
+            raise RuntimeError(f"a worker must call none but {sorted(KNOWN)} of others, but calls {sorted(foreign)}")
+
+
 def _parts(libraries: list) -> list[JITCodeLibrary]:
     found: dict = {}
     for library in libraries:
@@ -68,7 +110,7 @@ class PartCompiler(Compiler):
 
 
 class WholeCompiler(Compiler):
-    """Numba's compiler, into a `Whole`."""
+    """Numba's compiler, into a `Whole`: for tests of kernels."""
 
     def __init__(self, typingctx, targetctx, library, *rest) -> None:
         if library is None:

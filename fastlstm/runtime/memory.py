@@ -10,6 +10,7 @@ import threading
 import numpy as np
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest register
+LINE = 128  # bytes between counters of several threads: two cache lines, since neighbours are fetched in pairs
 KEPT = 8  # arrays kept per thread
 _word = ctypes.c_ssize_t.from_address
 _DATA = object.__basicsize__  # where an array object keeps its data pointer: NumPy's C structure, unchanged since 1.0

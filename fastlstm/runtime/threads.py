@@ -1,34 +1,25 @@
 """How the parts of one call get to threads: one parallel region a call, the GIL released, and a way back to serial.
 
-The region is Numba's (`parallel=True`), compiled once for all passes: it hands a part number to a worker's address.
-A caller's own thread count is kept here; Numba's, torch's and NumPy's settings are left alone.
+The threads are Numba's, which a program has once; they are entered by `runtime.region`. A caller's own thread count is
+kept here; Numba's, torch's and NumPy's settings are left alone.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from functools import cache
 
-import numba
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
-
-from fastlstm.runtime.cache import folder
-from fastlstm.runtime.jit import Variant
-from fastlstm.runtime.workers import Worker, worker
+from fastlstm.runtime import machine, region, workers
+from fastlstm.runtime.workers import Worker
 
 _limit: int | None = None
-_launched_by: int | None = None  # the process that started the threading layer
-_first = threading.Lock()
+_region: region.Region | None = None
+_lost = False  # whether this process was forked from one whose threads had been started: it has none of them
+_starting = threading.Lock()
 _serialised = threading.Lock()  # the workqueue layer aborts the process when two threads enter it at once
-
-
-@cache
-def _idle() -> Worker:
-    """A worker that does nothing: the first region starts the threads with it."""
-    return worker("idle", Variant())
+_busy: list[None] = []  # as many entries as threads that calls use now: a list grows and shrinks in one piece
+_LOCKS = (_starting, *workers.LOCKS, *machine.LOCKS)  # in the order in which they are taken
 
 
 def cores() -> int:
@@ -37,6 +28,16 @@ def cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system
         return os.cpu_count() or 1
+
+
+def _most() -> int:
+    """How many threads Numba starts, or will start when it is imported."""
+    if config := sys.modules.get("numba.core.config"):
+        return config.NUMBA_NUM_THREADS
+    try:
+        return int(os.environ["NUMBA_NUM_THREADS"])
+    except (KeyError, ValueError):
+        return cores()
 
 
 def set_num_threads(n: int) -> None:
@@ -62,60 +63,83 @@ def set_num_threads(n: int) -> None:
 
 def get_num_threads() -> int:
     """How many threads a call of this library uses at the most; the processors available to the process unless set."""
-    most = numba.config.NUMBA_NUM_THREADS
-    return min(_limit if _limit is not None else cores(), most)
+    return min(_limit if _limit is not None else cores(), _most())
 
 
-@intrinsic
-def _call(typingctx, address, part, frame):
-    def codegen(context, builder, sig, args):
-        word = ir.IntType(64)
-        function = ir.FunctionType(ir.VoidType(), [word, word]).as_pointer()
-        builder.call(builder.inttoptr(args[0], function), args[1:])
-        return context.get_dummy_value()
-
-    return types.none(types.intp, types.intp, types.intp), codegen
-
-
-def _region(parts, address, frame):
-    for part in numba.prange(parts):
-        _call(address, part, frame)
-
-
-@cache
-def _compiled_region():
-    return numba.njit("void(intp, intp, intp)", parallel=True, nogil=True, cache=folder() is not None)(_region)
+def _started() -> region.Region:
+    """The region, its threads started by the first who asks."""
+    global _region
+    with _starting:
+        if _region is None:
+            found: list[region.Region] = []
+            # On a thread of its own: OpenMP's default count, which Numba sets as it starts its threads, is that of the
+            # calling thread, and torch's too.
+            starter = threading.Thread(target=lambda: found.append(region.start()))
+            starter.start()
+            starter.join()
+            (_region,) = found
+        return _region
 
 
 def fan_out(task: Worker, parts: int, frame: int) -> bool:
     """Run the parts of a call, each on a thread of its own where there are so many; False if there is no region to run
     them in.
 
-    That is so in a child forked after the threads were started, which has none of them, and, under the workqueue
-    layer, while another Python thread is in the region.
+    That is so in a child forked after the threads were started, which has none of them; while other Python threads'
+    calls use the processors; and, under the workqueue layer, while one of them is in the region.
     """
-    global _launched_by
     if parts == 1:
-        task.run(0, frame)
+        alone(task, 1, frame)
         return True
-    if _launched_by not in (None, os.getpid()):
+    if _lost:
         return False
-    if _launched_by is None:
-        with _first:
-            # On a thread of its own: OpenMP's default count, which Numba sets as it starts its threads, is that of the
-            # calling thread, and torch's too.
-            starter = threading.Thread(target=lambda: _compiled_region()(1, _idle().address, 0))
-            starter.start()
-            starter.join()
-            _launched_by = os.getpid()
-    region = _compiled_region()
-    if numba.threading_layer() != "workqueue":
-        region(parts, task.address, frame)
-        return True
-    if not _serialised.acquire(blocking=False):
+    found = _region or _started()
+    threads = max(parts, get_num_threads())  # the same for all calls: OpenMP ends threads that a region has no use for
+    if _busy and len(_busy) + parts > found.most:
         return False
+    if found.layer == "workqueue" and not _serialised.acquire(blocking=False):
+        return False
+    _busy.extend([None] * parts)
     try:
-        region(parts, task.address, frame)
+        found.run(threads, parts, task.address, frame)
     finally:
-        _serialised.release()
+        del _busy[-parts:]
+        if found.layer == "workqueue":
+            _serialised.release()
     return True
+
+
+def alone(task: Worker, parts: int, frame: int) -> None:
+    """Run the parts of a call one after another on this thread."""
+    _busy.append(None)
+    try:
+        for part in range(parts):
+            task.run(part, frame)
+    finally:
+        _busy.pop()
+
+
+def _before_fork() -> None:
+    """Wait until no other thread is in the midst of what a child could not finish."""
+    for lock in _LOCKS:
+        lock.acquire()
+
+
+def _after_fork() -> None:
+    for lock in reversed(_LOCKS):
+        lock.release()
+
+
+def _in_child() -> None:
+    """A child has the threads of nobody, whether they were started by us or by other code that uses Numba."""
+    global _lost
+    numba = sys.modules.get("numba.np.ufunc.parallel")
+    _lost = _lost or _region is not None or getattr(numba, "_is_initialized", False)
+    _busy.clear()
+    if _serialised.locked():
+        _serialised.release()
+    _after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)

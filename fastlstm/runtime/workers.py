@@ -1,20 +1,24 @@
-"""Workers: the passes as C functions of a part and a frame, compiled when first asked for and kept on disk."""
+"""Workers: the passes as C functions of a part and a frame, compiled when first asked for and kept on disk.
+
+Python calls a worker through ctypes, which costs half a microsecond and releases the GIL; no argument is typed or
+unboxed at run time, so a worker is compiled once for each `Variant`, whatever the layout of the caller's arrays.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import threading
 from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
-import numba
-
-from fastlstm.runtime.cache import folder
-from fastlstm.runtime.jit import WORKER, Variant
-from fastlstm.runtime.linking import WholeCompiler
+from fastlstm.runtime import cache as kernels
+from fastlstm.runtime import machine
+from fastlstm.runtime.variant import Variant
 
 _compiling = threading.RLock()
+LOCKS = (_compiling,)
 
 
 class Worker(NamedTuple):
@@ -22,20 +26,22 @@ class Worker(NamedTuple):
 
     run: Callable[[int, int], None]
     address: int
-    owner: object  # keeps the code alive
 
 
 @cache
-def _compile(name: str, variant: Variant) -> Worker:
-    from fastlstm.passes import entries
+def _made(name: str, variant: Variant) -> Worker:
+    symbol = f"{name}_{hashlib.sha256(repr((variant, machine.processor())).encode()).hexdigest()[:24]}"
+    code = kernels.load(symbol)
+    if code is None:
+        from fastlstm.runtime.compiling import compiled
 
-    function = getattr(entries, name)(variant)
-    code = numba.cfunc(WORKER, cache=folder() is not None, pipeline_class=WholeCompiler)(function)
-    prototype = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t, ctypes.c_ssize_t)
-    return Worker(prototype(code.address), code.address, code)
+        code = compiled(name, variant, symbol)
+        kernels.save(symbol, code)
+    address = machine.load(code, symbol)
+    return Worker(ctypes.CFUNCTYPE(None, ctypes.c_ssize_t, ctypes.c_ssize_t)(address), address)
 
 
 def worker(name: str, variant: Variant) -> Worker:
     """The worker `name` of `passes.entries` for a variant."""
     with _compiling:
-        return _compile(name, variant)
+        return _made(name, variant)

@@ -1,6 +1,6 @@
 """What threads of one call share: counters, a barrier that yields, and the processor's floating-point mode.
 
-Numba has no atomics for the CPU. Counters live in int64 words, `LINE` bytes apart.
+Numba has no atomics for the CPU. Counters live in int64 words, `LINE` bytes (`runtime.memory`) apart.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from fastlstm.runtime.jit import kernel
+from fastlstm.runtime.memory import LINE  # noqa: F401  for those who lay counters out
 from fastlstm.simd.isa import target
 from fastlstm.simd.vector import call
 
 I64 = ir.IntType(64)
-LINE = 128  # bytes between counters: two cache lines, since neighbours are fetched in pairs
 SPINS = 4000  # about 100 us of spinning before a waiting thread offers its core to others
 PATIENCE = 20000  # yields (tens of ms at the least) after which a rendezvous is given up
 

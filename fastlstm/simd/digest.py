@@ -6,18 +6,17 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastlstm.simd.isa import target
+from fastlstm.simd.isa import STREAMS, target
 from fastlstm.simd.vector import BYTE, I32, advance, typed
 
 I64 = ir.IntType(64)
-STREAMS = 8  # registers of running hashes
 ODD = 0x9E3779B1  # 2^32 over the golden ratio
 TURN = 13
 
 
 def words() -> int:
-    """32-bit words of a digest: every lane's hash, and one of the words that fill no whole group."""
-    return STREAMS * target().bits // 32 + 1
+    """32-bit words of a digest."""
+    return target().digest_words
 
 
 def _mix(builder, state, word, following):

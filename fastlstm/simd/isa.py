@@ -11,6 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastlstm.runtime.machine import processor
+
+STREAMS = 8  # registers of running hashes that a digest keeps
+
 
 class Target(NamedTuple):
     """The instruction set that kernels are compiled for."""
@@ -31,6 +35,16 @@ class Target(NamedTuple):
         """
         return 6 if self.registers >= 32 else 3
 
+    @property
+    def block_rows(self) -> int:
+        """Rows that pass over a block of weights before the next: their part of C and of A stay in L1 and L2."""
+        return 16 * self.tile_rows
+
+    @property
+    def digest_words(self) -> int:
+        """32-bit words of a digest: every lane's hash, and one of the words that fill no whole group."""
+        return STREAMS * self.bits // 32 + 1
+
 
 def classify(triple: str, cpu: str, features: str) -> Target:
     """The target that an LLVM triple, processor name and feature string describe."""
@@ -49,7 +63,4 @@ def classify(triple: str, cpu: str, features: str) -> Target:
 @cache
 def target() -> Target:
     """The target of this process."""
-    from numba.core.registry import cpu_target
-
-    triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
-    return classify(triple, cpu, features)
+    return classify(*processor())

@@ -14,7 +14,7 @@ from pathlib import Path
 import numba
 import pytest
 
-from fastlstm.runtime import cache
+from fastlstm.runtime import cache, compiling
 
 CALL = """
 import warnings
@@ -59,7 +59,8 @@ def test_processes_share_it(tmp_path: Path) -> None:
     fillers = [start(tmp_path), start(tmp_path)]
     results = [finish(process) for process in fillers]
     assert all(warned == 0 and compiled > 0 for warned, compiled, *_ in results)
-    assert list(tmp_path.glob("*/*.nbi")) and list(tmp_path.glob("*/*.nbc"))
+    kept = {path.name.rpartition("_")[0] for path in tmp_path.glob("*/*")}
+    assert kept == {"digest", "pack_forward", "forward"}
     warned, compiled, total, _ = finish(start(tmp_path))
     assert (warned, compiled) == (0, 0)
     assert {total} == {result[2] for result in results}
@@ -103,7 +104,8 @@ def test_digest_follows_versions_and_nothing_else(copy: Path, monkeypatch: pytes
     for name in ("layer.py", "checks.py", "reference.py"):
         (copy / name).write_text("")
     assert digest() == before
-    monkeypatch.setattr(numba, "__version__", "0.0")
+    (copy / "_version.py").write_text("another")
+    monkeypatch.setattr(cache, "_numba", lambda: copy / "_version.py")
     assert digest() != before
 
 
@@ -111,9 +113,9 @@ def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FASTLSTM_CACHE_DIR", str(tmp_path / "a"))
     assert cache.root() == tmp_path / "a"
     monkeypatch.delenv("FASTLSTM_CACHE_DIR")
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "b"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "b"))
     assert cache.root() == tmp_path / "b"
-    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
     if sys.platform != "win32":
         assert cache.root() == tmp_path / "c" / "fastlstm"
@@ -123,4 +125,23 @@ def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_functions_of_others_are_left_to_numba() -> None:
-    assert cache.Locator.from_function(test_where_it_lies, __file__) is None
+    assert compiling.Locator.from_function(test_where_it_lies, __file__) is None
+
+
+def test_what_was_cut_or_overwritten_counts_as_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FASTLSTM_CACHE_DIR", str(tmp_path))
+    assert cache.load("kernel") is None
+    cache.save("kernel", b"code")
+    (path,) = tmp_path.glob("*/*")
+    whole = path.read_bytes()
+    assert (path.name, cache.load("kernel")) == ("kernel", b"code")
+    for content in (whole[:-1], whole[: cache.CHECKSUM], b"", whole[:-1] + b"\0", b"\0" * len(whole)):
+        path.write_bytes(content)
+        assert cache.load("kernel") is None, content
+    path.unlink()
+    path.mkdir()
+    assert cache.load("kernel") is None
+
+
+def test_a_version_of_numba_is_told_without_importing_it() -> None:
+    assert f'"{numba.__version__}"' in cache._numba().read_text()

@@ -174,6 +174,7 @@ def test_workers_release_the_gil() -> None:
 
 
 def test_one_part_needs_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_compiled_region", lambda: pytest.fail("a region was entered"))
+    monkeypatch.setattr(threads, "_started", lambda: pytest.fail("a region was entered"))
+    monkeypatch.setattr(threads, "_region", None)
     fastlstm.set_num_threads(1)
     CASES[0].inferred()
