@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from fastlstm.passes.forward import Forward
 from fastlstm.plan import PANEL, Plan
 from fastlstm.runtime.jit import Variant
 from fastlstm.runtime.memory import address, aligned, pool
-from fastlstm.runtime.threads import alone, fan_out, get_num_threads
+from fastlstm.runtime.threads import alone, crowded, fan_out, get_num_threads, met
 from fastlstm.runtime.workers import worker
 from fastlstm.simd.atomic import LINE
 from fastlstm.simd.digest import words
@@ -97,7 +99,15 @@ class _Meeting:
 
     def given_up(self) -> bool:
         """Whether the threads waited for each other in vain."""
-        return self._words is not None and self._words[(self.place - address(self._words) + LINE) // 8] == 2
+        return self._word(self.place + LINE) == 2
+
+    def sleeps(self) -> int:
+        """How often a thread slept at a barrier."""
+        return sum(self._word(barrier + 16) for barrier in self.barriers)
+
+    def _word(self, place: int) -> int:
+        words = self._words
+        return 0 if words is None else int(words[(place - address(words)) // 8])
 
 
 def _run(name: str, variant: Variant, plan: Plan, frames: np.ndarray, cls, meeting: _Meeting) -> None:
@@ -105,8 +115,14 @@ def _run(name: str, variant: Variant, plan: Plan, frames: np.ndarray, cls, meeti
     task, parts = worker(name, variant), plan.parts * len(frames)
     # Two directions are two parts, also where the caller allows one thread.
     allowed = parts == 1 or get_num_threads() > 1
-    if allowed and fan_out(task, parts, address(frames)) and not meeting.given_up():
-        return
+    meets = plan.parts > 1 and (plan.by_units or name == "backward")
+    if allowed and not (meets and crowded()):
+        began = time.perf_counter()
+        if fan_out(task, parts, address(frames)):
+            if meets:
+                met(time.perf_counter() - began, math.inf if meeting.given_up() else meeting.sleeps())
+            if not meeting.given_up():
+                return
     frames[:, cls._fields.index("parts")] = 1
     frames[:, cls._fields.index("by_units")] = 0
     alone(task, len(frames), address(frames))

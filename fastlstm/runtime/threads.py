@@ -9,9 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 
 from fastlstm.runtime import machine, region, workers
 from fastlstm.runtime.workers import Worker
+
+SLEEP_S = 1e-4  # what a sleep at a barrier means that its thread has waited at the least
+CROWDED = 0.1  # share of a call's time so waited from which on threads are not made to meet for a while
+FIRST_WAIT, LONGEST_WAIT_S = 16, 1.0  # that while: so many times the call's time, doubled each time, up to a second
 
 _limit: int | None = None
 _region: region.Region | None = None
@@ -19,6 +24,8 @@ _lost = False  # whether this process was forked from one whose threads had been
 _starting = threading.Lock()
 _serialised = threading.Lock()  # the workqueue layer aborts the process when two threads enter it at once
 _busy: list[None] = []  # as many entries as threads that calls use now: a list grows and shrinks in one piece
+_wait_until = 0.0  # when (`time.monotonic`) threads may meet again
+_wait_factor = FIRST_WAIT
 _LOCKS = (_starting, *workers.LOCKS, *machine.LOCKS)  # in the order in which they are taken
 
 
@@ -117,6 +124,21 @@ def alone(task: Worker, parts: int, frame: int) -> None:
             task.run(part, frame)
     finally:
         _busy.pop()
+
+
+def crowded() -> bool:
+    """Whether calls whose threads meet should use one alone: others kept the processors busy a short while ago."""
+    return time.monotonic() < _wait_until
+
+
+def met(seconds: float, sleeps: float) -> None:
+    """Take note of a call whose threads met: how long it took, and how often one of them had to sleep."""
+    global _wait_until, _wait_factor
+    if sleeps * SLEEP_S < CROWDED * seconds:
+        _wait_factor = FIRST_WAIT
+        return
+    _wait_until = time.monotonic() + min(_wait_factor * seconds, LONGEST_WAIT_S)
+    _wait_factor *= 2
 
 
 def _before_fork() -> None:

@@ -178,3 +178,34 @@ def test_one_part_needs_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_region", None)
     fastlstm.set_num_threads(1)
     CASES[0].inferred()
+
+
+def test_calls_stay_alone_for_a_while_after_threads_had_to_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as long each time; the longer ones end after a second, and one good call forgets them."""
+    now = [1000.0]
+    monkeypatch.setattr(threads.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(threads, "_wait_until", 0.0)
+    monkeypatch.setattr(threads, "_wait_factor", threads.FIRST_WAIT)
+
+    def wait() -> float:
+        threads.met(0.01, 50)
+        began = now[0]
+        while threads.crowded():
+            now[0] += 0.001
+        return now[0] - began
+
+    assert [round(wait(), 2) for _ in range(5)] == [0.16, 0.32, 0.64, 1.0, 1.0]
+    threads.met(0.01, 1)
+    assert not threads.crowded()
+    assert round(wait(), 2) == 0.16
+
+
+def test_a_call_beside_others_stays_on_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the same bits, and counted no longer than it lasts."""
+    fastlstm.set_num_threads(2)
+    first = fingerprint()
+    monkeypatch.setattr(threads, "_busy", [None] * 100)
+    if threads._region is not None:
+        monkeypatch.setattr(threads, "_region", threads._region._replace(enter=lambda *a: pytest.fail("entered")))
+    assert fingerprint() == first
+    assert len(threads._busy) == 100
