@@ -3,6 +3,7 @@
 Importing compiles nothing; a kernel is compiled when it is first needed, and kept on disk.
 """
 
+from fastlstm.ahead import warmup
 from fastlstm.layer import LSTM
 from fastlstm.lstm_cell import LSTMCell
 from fastlstm.runtime.threads import get_num_threads, set_num_threads
@@ -10,4 +11,4 @@ from fastlstm.stream import Stream
 
 __version__ = "0.1.0"
 
-__all__ = ["LSTM", "LSTMCell", "Stream", "__version__", "get_num_threads", "set_num_threads"]
+__all__ = ["LSTM", "LSTMCell", "Stream", "__version__", "get_num_threads", "set_num_threads", "warmup"]

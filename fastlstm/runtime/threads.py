@@ -88,6 +88,12 @@ def _started() -> region.Region:
         return _region
 
 
+def start() -> None:
+    """Start the threads, where a call may use more than one."""
+    if get_num_threads() > 1 and not _lost:
+        _started()
+
+
 def fan_out(task: Worker, parts: int, frame: int) -> bool:
     """Run the parts of a call, each on a thread of its own where there are so many; False if there is no region to run
     them in.

@@ -1,0 +1,82 @@
+"""Compiling ahead: what the first calls would wait for."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastlstm import checks
+from fastlstm.layer import LSTM
+from fastlstm.runtime.threads import start
+
+BAR = 24  # characters
+
+
+def warmup(
+    dtypes: Sequence[Any] = (np.float32,), training: bool = True, progress: bool | None = None, **options: Any
+) -> None:
+    """Compile, or find on disk, every kernel that layers of some kind need, and start the threads.
+
+    Calls compile what they need by themselves; this is for who wants the first of them to be as fast as the others, or
+    fills the cache of other processes, such as in the image of a container.
+
+    Parameters
+    ----------
+    dtypes
+        Of the layers: `numpy.float32`, `numpy.float64`, or both.
+    training
+        Whether to compile for `forward` and `backward` too.
+    progress
+        Whether to draw a bar on standard error; if None, where that is a terminal.
+    **options
+        Of `LSTM`: those that make another cell need other kernels, the sizes, layers and directions do not.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A dtype, or an option, that `LSTM` does not take.
+    """
+    found = [checks.floating(dtype) for dtype in ([dtypes] if isinstance(dtypes, str | type | np.dtype) else dtypes)]
+    training = checks.flag("training", training)
+    shown = sys.stderr.isatty() if progress is None else checks.flag("progress", progress)
+    steps: list[tuple[str, Callable[[], object]]] = []
+    for dtype in found:
+        lstm = LSTM(**{"input_size": 2, "hidden_size": 2, **options, "dtype": dtype})
+        steps += [(f"{dtype} {name}", step) for name, step in _steps(lstm, training)]
+    steps.append(("threads", start))
+    began = time.perf_counter()
+    for done, (name, step) in enumerate(steps):
+        if shown:
+            _draw(done, len(steps), name)
+        step()
+    if shown:
+        _draw(len(steps), len(steps), f"{time.perf_counter() - began:.1f} s")
+        print(file=sys.stderr)
+
+
+def _steps(lstm: LSTM, training: bool) -> list[tuple[str, Callable[[], object]]]:
+    """Small calls that together need every kernel: of one step and of several, for training and step by step."""
+
+    def inputs(T: int) -> np.ndarray:
+        return np.zeros((1, T, lstm.input_size) if lstm.batch_first else (T, 1, lstm.input_size), lstm.dtype)
+
+    def train() -> None:
+        for T in (1, 40):
+            y, _, tape = lstm.forward(inputs(T))
+            lstm.backward(tape, y)
+
+    found: list[tuple[str, Callable[[], object]]] = [("inference", lambda: [lstm(inputs(T)) for T in (1, 40)])]
+    if training:
+        found.append(("training", train))
+    if not lstm.bidirectional:
+        found.append(("stream", lambda: lstm.stream().step(np.zeros((1, lstm.input_size), lstm.dtype))))
+    return found
+
+
+def _draw(done: int, steps: int, what: str) -> None:
+    filled = BAR * done // steps
+    print(f"\r[{'#' * filled}{'-' * (BAR - filled)}] {done}/{steps} {what}\033[K", end="", file=sys.stderr, flush=True)
