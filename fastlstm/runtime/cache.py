@@ -7,13 +7,16 @@ processor. A file that was cut or overwritten fails its checksum and counts as m
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
 import secrets
 import sys
 import tempfile
+import time
 import warnings
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +25,7 @@ import llvmlite
 PACKAGE = Path(__file__).parent.parent
 SOURCES = ("simd/*.py", "kernels/*.py", "passes/*.py", "runtime/*.py", "models/kernels.py")
 CHECKSUM = 32  # bytes of SHA-256 at the head of a file
+PATIENCE_S = 60.0  # several times what any kernel takes to compile
 _warned = False
 
 
@@ -92,6 +96,34 @@ def save(name: str, code: bytes) -> None:
             raise
     except (OSError, RuntimeError) as error:
         _refused(error)
+
+
+@contextlib.contextmanager
+def compiling(name: str) -> Iterator[None]:
+    """While a process is in here, others that would compile the same wait, since they will find it kept.
+
+    No longer than `PATIENCE_S`, and not at all where there is no such lock: then they compile it too.
+    """
+    with contextlib.ExitStack() as opened:
+        try:
+            import fcntl
+
+            path = root() / digest() / f"{name}.lock"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = opened.enter_context(open(path, "a"))
+        except (ImportError, OSError, RuntimeError):
+            yield
+            return
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.02)
+            except OSError:  # a file system without locks
+                break
+        yield
 
 
 @cache

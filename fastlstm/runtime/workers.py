@@ -35,8 +35,11 @@ def _made(name: str, variant: Variant) -> Worker:
     if code is None:
         from fastlstm.runtime.compiling import compiled
 
-        code = compiled(name, variant, symbol)
-        kernels.save(symbol, code)
+        with kernels.compiling(symbol):
+            code = kernels.load(symbol)
+            if code is None:
+                code = compiled(name, variant, symbol)
+                kernels.save(symbol, code)
     address = machine.load(code, symbol)
     return Worker(ctypes.CFUNCTYPE(None, ctypes.c_ssize_t, ctypes.c_ssize_t)(address), address)
 
