@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import files
 from typing import Any
 
@@ -12,6 +14,7 @@ import onnxruntime
 import pytest
 import test_silero
 import tolerances
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from fastlstm.onnx import load, replace
@@ -233,6 +236,41 @@ def test_nodes_that_onnxruntime_refuses_run() -> None:
         np.testing.assert_array_equal(found, wanted)
     with pytest.raises(Exception, match="LSTM"):
         onnx_case.session(model).run(None, feeds)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter, which is the one that needs no further package
+@pytest.mark.parametrize("options", [{"bidirectional": True}, {"batch_first": True, "bias": False}])
+def test_a_model_that_pytorch_exported(options: dict[str, Any]) -> None:
+    class Tagger(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = torch.nn.LSTM(I, H, num_layers=2, **options)
+            self.head = torch.nn.Linear(H * (1 + self.lstm.bidirectional), 2)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            y, state = self.lstm(x)
+            return self.head(y), *state
+
+    model, content = Tagger().eval(), io.BytesIO()
+    given = torch.randn(5, 2, I)
+    axes = {"x": {0: "first", 1: "second"}}
+    torch.onnx.export(model, (given,), content, input_names=["x"], dynamic_axes=axes, dynamo=False)
+    found = replace(content.getvalue())
+    assert len(found.replaced) == 2 and not found.left
+    for x in (given, torch.randn(7, 3, I)):
+        with torch.no_grad():
+            expected = model(x)
+        for one, other in zip(found.run(None, {"x": x.numpy()}), expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=tolerances.ONNXRUNTIME)
+
+
+def test_a_session_serves_many_threads() -> None:
+    found = replace(made([lstm("a", "x", "y"), helper.make_node("Neg", ["y"], ["z"])], ["z"], weights("a")))
+    feeds = [x() for _ in range(8)]
+    expected = [found.run(None, given)[0] for given in feeds]
+    with ThreadPoolExecutor(4) as pool:
+        for k, array in enumerate(pool.map(lambda given: found.run(None, given)[0], feeds * 20)):
+            np.testing.assert_array_equal(array, expected[k % 8])
 
 
 def test_names_that_are_not_the_models_are_told() -> None:
