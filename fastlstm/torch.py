@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fastlstm import torch_segments as segments
 from fastlstm.torch_operator import layer
 
 __all__ = ["LSTM", "LSTMCell", "Report", "accelerate"]
@@ -91,7 +92,7 @@ class LSTM(torch.nn.RNNBase):
         if proj_size:
             raise NotImplementedError(f"proj_size must be 0 in this version, but was {proj_size}: use torch.nn.LSTM")
 
-    def forward(self, input: Any, hx: State | None = None) -> tuple[Any, State]:
+    def forward(self, input: Any, hx: State | None = None, *, reset: Tensor | None = None) -> tuple[Any, State]:
         """Run as `torch.nn.LSTM` does.
 
         Parameters
@@ -100,6 +101,9 @@ class LSTM(torch.nn.RNNBase):
             (T, B, I), or (B, T, I) if `batch_first`, or (T, I) for a single sequence, or a `PackedSequence`.
         hx
             (h_0, c_0), each (D*L, B, H), or (D*L, H) for a single sequence; zeros if None.
+        reset
+            (T, B), or (B, T), or (T,), as `input` is laid out: where it is not 0, a new sequence begins at that step of
+            that row; what comes before it has no influence on what follows, and the other way round if bidirectional.
 
         Returns
         -------
@@ -111,6 +115,8 @@ class LSTM(torch.nn.RNNBase):
         sizes = order = back = None
         x, batch_first = input, self.batch_first
         if isinstance(input, PackedSequence):
+            if reset is not None:
+                raise ValueError("reset must be None where input is a PackedSequence: pack each sequence by itself")
             x, sizes, order, back = input
             batch_first = False
         elif x.dim() not in (2, 3):
@@ -125,7 +131,10 @@ class LSTM(torch.nn.RNNBase):
         x, h_0, c_0 = self._checked(x, hx, sizes)
         if order is not None and hx is not None:
             h_0, c_0 = h_0.index_select(1, order), c_0.index_select(1, order)
-        y, h_n, c_n = self._run(x, h_0, c_0, sizes, batch_first)
+        if reset is None:
+            y, h_n, c_n = self._run(x, h_0, c_0, sizes, batch_first)
+        else:
+            y, h_n, c_n = self._run_anew(x, h_0, c_0, reset, single)
         if sizes is not None:
             if back is not None:
                 h_n, c_n = h_n.index_select(1, back), c_n.index_select(1, back)
@@ -133,6 +142,31 @@ class LSTM(torch.nn.RNNBase):
         if single:
             y, h_n, c_n = y.squeeze(0 if batch_first else 1), h_n.squeeze(1), c_n.squeeze(1)
         return y, (h_n, c_n)
+
+    def _run_anew(
+        self, x: Tensor, h_0: Tensor, c_0: Tensor, reset: Tensor, single: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`_run` where sequences begin anew at some steps."""
+        steps = (x.shape[0] * x.shape[1],) if single else tuple(x.shape[:2])
+        if not isinstance(reset, Tensor):
+            raise TypeError(f"reset must be a tensor, but was {type(reset).__name__}")
+        if reset.shape != steps:
+            raise ValueError(f"reset must have the shape {steps} of input's steps, but has {tuple(reset.shape)}")
+        starts = reset.detach().reshape(x.shape[:2]) != 0
+        starts = starts.t() if self.batch_first else starts
+        if bool(starts[1:].any()):
+            x = x.transpose(0, 1) if self.batch_first else x
+
+            def packed(rows: Tensor, h: Tensor, c: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+                return self._run(rows, h, c, sizes, False)
+
+            y, h_n, c_n = segments.run(packed, x, h_0, c_0, starts, self.bidirectional)
+            return y.transpose(0, 1) if self.batch_first else y, h_n, c_n
+        kept = ~starts[0][:, None]
+        if self.bidirectional:  # whose second direction ends there
+            kept = torch.stack([kept, torch.ones_like(kept)]).repeat(self.num_layers, 1, 1)
+        h_0, c_0 = (torch.where(kept, state, 0) for state in (h_0, c_0))
+        return self._run(x, h_0, c_0, None, self.batch_first)
 
     def _run(
         self, x: Tensor, h_0: Tensor, c_0: Tensor, sizes: Tensor | None, batch_first: bool
@@ -274,7 +308,8 @@ def accelerate(model: torch.nn.Module) -> Report:
     every reference to it. What this library cannot compute is left as it was: subclasses (their `forward` may be
     another), projections, modules on other devices or of other types than float32 and float64. Other recurrent modules
     are left too, among them `torch.nn.LSTMCell`: a step that torch calls by itself gains little; use
-    `fastlstm.torch.LSTMCell` where it does.
+    `fastlstm.torch.LSTMCell` where it does. A recurrent policy of sb3-contrib, which loops over the steps of a batch
+    where an episode begins, runs them in one call instead (`reset` of `LSTM.forward`).
 
     Parameters
     ----------
@@ -302,7 +337,34 @@ def accelerate(model: torch.nn.Module) -> Report:
         else:
             module.__class__ = LSTM
             report.swapped.append(name)
+    for name, module in model.named_modules():
+        if _loops_over_resets(module):
+            module._process_sequence = _process_sequence
+            report.swapped.append(f"{name}._process_sequence".lstrip("."))
     return report
+
+
+def _loops_over_resets(module: torch.nn.Module) -> bool:
+    """Whether a module is a policy of sb3-contrib, which runs its LSTM step by step where an episode begins, if all its
+    LSTMs are of this library.
+    """
+    if not all(isinstance(part, LSTM) for part in module.modules() if isinstance(part, torch.nn.RNNBase)):
+        return False
+    home = "sb3_contrib.common.recurrent.policies"
+    for kind in type(module).__mro__:
+        if "_process_sequence" in vars(kind):  # unless a subclass has its own
+            return (kind.__module__, kind.__name__) == (home, "RecurrentActorCriticPolicy")
+    return False
+
+
+def _process_sequence(
+    features: Tensor, lstm_states: State, episode_starts: Tensor, lstm: torch.nn.LSTM
+) -> tuple[Tensor, State]:
+    """What that policy's method of this name computes, in one call: features (B * T, I), starts (B * T,)."""
+    rows = lstm_states[0].shape[1]
+    x = features.reshape(rows, -1, lstm.input_size).transpose(0, 1)
+    y, states = lstm(x, lstm_states, reset=episode_starts.reshape(rows, -1).t())
+    return y.transpose(0, 1).flatten(0, 1), states
 
 
 def _why_left(module: torch.nn.Module) -> str:

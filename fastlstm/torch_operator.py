@@ -8,6 +8,7 @@ neither's settings are changed.
 from __future__ import annotations
 
 import inspect
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from fastlstm.passes import calls
+from fastlstm.passes.short_step import ShortBackward, ShortStep
+from fastlstm.passes.step import ROWS
 from fastlstm.plan import plan_backward, plan_forward
 from fastlstm.runtime.jit import Variant
 from fastlstm.runtime.threads import get_num_threads
@@ -137,8 +140,8 @@ def _pack(way: str, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tenso
     return packed
 
 
-def _packs(way: str, call: Inputs) -> list[Any]:
-    """The packed weights of each direction, once shapes and dtypes are known to fit: a pass goes by addresses alone."""
+def _check(call: Inputs) -> None:
+    """Raise unless shapes and dtypes fit together: a pass goes by addresses alone."""
     I, H, dtype = call.x.shape[-1], call.h_0.shape[-1], call.x.dtype
     for weight, shape in zip(call.weights, ((4 * H, I), (4 * H, H), (4 * H,), (4 * H,)) * 2, strict=True):
         if weight is not None and (weight.shape != shape or weight.dtype != dtype):
@@ -148,15 +151,88 @@ def _packs(way: str, call: Inputs) -> list[Any]:
         if state.shape != call.h_0.shape or state.dtype != dtype:
             found = f"{state.dtype} of {tuple(state.shape)}"
             raise RuntimeError(f"{name} must be {dtype} of the shape {tuple(call.h_0.shape)}, but is {found}")
-    each = (call.weights[:4], call.weights[4:]) if call.w_ih_reverse is not None else (call.weights[:4],)
-    if len(each) != len(call.h_0):
-        raise RuntimeError(f"h_0 must have {len(each)} directions, as the weights have, but has {len(call.h_0)}")
+    directions = 1 if call.w_ih_reverse is None else 2
+    if directions != len(call.h_0):
+        raise RuntimeError(f"h_0 must have {directions} directions, as the weights have, but has {len(call.h_0)}")
+
+
+def _packs(way: str, call: Inputs) -> list[Any]:
+    """The packed weights of each direction, once all is known to fit."""
+    _check(call)
+    each = (call.weights[:4], call.weights[4:])[: len(call.h_0)]
     return [_pack(way, *weights) for weights in each]  # type: ignore[arg-type]
 
 
 def _threads() -> int:
     """As many as both allow: torch's limit in workers of a DataLoader and under torchrun holds here too."""
     return min(get_num_threads(), torch.get_num_threads())
+
+
+# --- short calls ------------------------------------------------------------------------------------------------------
+# Of one step forward, and of few rows backward: they read the weights as they lie, which need not be packed, nor be
+# known to be the same as before.
+
+
+def _lie(*tensors: Tensor) -> bool:
+    """Whether a pass can read tensors by their addresses."""
+    return all(tensor.is_contiguous() for tensor in tensors)
+
+
+@lru_cache(64)
+def _short_step(B: int, I: int, H: int, dtype: torch.dtype, keep: bool) -> ShortStep:
+    return ShortStep(B, I, H, np.dtype(_NAMES[dtype]), keep)
+
+
+@lru_cache(64)
+def _short_backward(T: int, B: int, I: int, H: int, dtype: torch.dtype) -> ShortBackward:
+    shape, state = (T, B, I), (1, B, H)
+    return ShortBackward(T, B, I, H, (B * H, H), shape, (T, B, H), state, np.dtype(_NAMES[dtype]))
+
+
+@lru_cache(16)
+def _zeros(n: int, dtype: torch.dtype) -> Tensor:
+    """What stands for a bias where there is none."""
+    return torch.zeros(n, dtype=dtype)
+
+
+def _step(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, gates: Tensor, cells: Tensor) -> bool:
+    """Run a call of one step in one direction; False if the call is another."""
+    x, weights = call.x, call.weights[:4]
+    if call.sizes is not None or len(call.h_0) != 1 or x.shape[1 if call.x_first else 0] != 1:
+        return False
+    B, H = call.h_0.shape[1:]
+    biases = (_zeros(4 * H, x.dtype),) * 2 if weights[2] is None else weights[2:]
+    given = (*weights[:2], *biases, x, call.h_0, call.c_0)
+    if not _lie(*given):  # type: ignore[arg-type]
+        return False
+    _check(call)
+    out = (y, h_n, c_n, gates, cells) if call.keep else (y, h_n, c_n)
+    run = _short_step(B, x.shape[2], H, x.dtype, call.keep)
+    run.run_at([tensor.data_ptr() for tensor in (*given, *out)])  # type: ignore[union-attr]
+    return True
+
+
+def _few_rows_backward(
+    call: Inputs, dy: Tensor, dh_n: Tensor, dc_n: Tensor, gates: Tensor, cells: Tensor
+) -> list[Tensor] | None:
+    """The gradients of a call of few rows in one direction; None if the call is another."""
+    x, w_ih, w_hh = call.x, call.w_ih, call.w_hh
+    if call.sizes is not None or len(call.h_0) != 1 or x.shape[0] * x.shape[1] > ROWS:
+        return None
+    if (call.x_first or call.y_first) and 1 not in x.shape[:2]:
+        return None
+    dy, dh_n, dc_n = dy.contiguous(), dh_n.contiguous(), dc_n.contiguous()
+    given = (x, gates, cells, call.h_0, call.c_0, dy, dh_n, dc_n, w_ih, w_hh)
+    if not _lie(*given):
+        return None
+    _check(call)
+    H = call.h_0.shape[2]
+    T, B = x.shape[1::-1] if call.x_first else x.shape[:2]
+    shapes = (x.shape, call.h_0.shape, call.h_0.shape, w_ih.shape, w_hh.shape, (4 * H,))
+    found = [x.new_empty(shape) for shape in shapes]
+    run = _short_backward(T, B, x.shape[2], H, x.dtype)
+    run.run_at([tensor.data_ptr() for tensor in (*given, *found)])
+    return found[:5] if call.b_ih is None else [*found, found[5].clone()]
 
 
 # --- forward and backward ---------------------------------------------------------------------------------------------
@@ -176,6 +252,8 @@ def _forward(*inputs: Any) -> tuple[Tensor, ...]:
     call = Inputs(*inputs)
     y, h_n, c_n, gates, cells, spent = outputs = _outputs(*inputs)
     spent.numpy()[0] = 0
+    if h_n.numel() and _step(call, y, h_n, c_n, gates, cells):
+        return outputs
     h_n.copy_(call.h_0)  # what each run begins with, and overwrites with what it ends with
     c_n.copy_(call.c_0)
     h, c = h_n.numpy(), c_n.numpy()
@@ -218,12 +296,14 @@ def _backward(
     call = Inputs(*inputs)
     if call.h_0.numel() == 0:
         return [out.zero_() for out in _gradients(dy, dh_n, dc_n, y, gates, cells, spent, *inputs)]
-    dh_0, dc_0 = (d.clone(memory_format=torch.contiguous_format) for d in (dh_n, dc_n))
-    dxs, dh, dc = [call.x.new_empty(call.x.shape) for _ in call.h_0], dh_0.numpy(), dc_0.numpy()
     if spent.numpy()[0] or gates.numel() == 0:
         # The pass overwrites the gates, so a second one over the same graph computes them again.
         *_, gates, cells, spent = _forward(*call._replace(keep=True))
     spent.numpy()[0] = 1  # not by torch, to which this were a change of what autograd has saved
+    if (short := _few_rows_backward(call, dy, dh_n, dc_n, gates, cells)) is not None:
+        return short
+    dh_0, dc_0 = (d.clone(memory_format=torch.contiguous_format) for d in (dh_n, dc_n))
+    dxs, dh, dc = [call.x.new_empty(call.x.shape) for _ in call.h_0], dh_0.numpy(), dc_0.numpy()
     packs, runs, variant = _packs("backward", call), _runs(call), Variant(_NAMES[call.x.dtype])
     x_runs, dy_runs = _views(call.x, runs, call.x_first, even=True), _views(dy, runs, call.y_first)
     dx_runs = [_views(dx, runs, call.x_first) for dx in dxs]

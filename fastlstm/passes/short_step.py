@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -57,13 +58,17 @@ class _Prepared:
 
     def run(self, *arrays: np.ndarray) -> None:
         """Compute with so many arrays, in the order of the frame's last fields."""
+        self.run_at(map(address, arrays))
+
+    def run_at(self, addresses: Iterable[int]) -> None:
+        """Compute with the arrays at so many addresses."""
         try:
             seat = self._seats.pop()
         except IndexError:
             seat = self._seat()
         words, k = seat.words, len(self._sizes) + 1
-        for a in arrays:
-            words[k] = address(a)
+        for at in addresses:
+            words[k] = at
             k += 1
         self._worker.run(0, seat.address)
         self._seats.append(seat)
