@@ -77,7 +77,8 @@ class LSTMEstimator(BaseEstimator):
 
     def _sequences(self, X: Any, reset: bool) -> Sequences:
         """X, checked; `reset` learns its layout, which X must have otherwise."""
-        if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1:
+        kind, axis_count = getattr(getattr(X, "dtype", None), "kind", ""), getattr(X, "ndim", 0)
+        if kind == "O" and axis_count == 1:  # an array of sequences, or a column of a data frame
             X = list(X)
         ragged = is_list_of_sequences(X)
         sequences = ragged or axes(X) > 2 or (not reset and not self._table and self.n_features_in_ == 1)
