@@ -141,7 +141,7 @@ def load(path: str | Path) -> Document:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ResultError(f"{path} is not JSON: {error}") from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise ResultError(f'{path} is JSON, but not a result of lstm-bench: it has no "schema": "{SCHEMA}"')
