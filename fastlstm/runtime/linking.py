@@ -73,10 +73,14 @@ class Emitted(Whole):
 
     def emit(self, function: str, symbol: str) -> bytes:
         """The object file, with a C function `symbol(part, frame)` that calls Numba's `function(part, frame)`."""
+        return self._codegen._tm.emit_object(self.module(function, symbol))
+
+    def module(self, function: str, symbol: str) -> binding.ModuleRef:
+        """What the object file is made from."""
         self.add_llvm_module(binding.parse_assembly(ENTRY.format(function=function, symbol=symbol)))
         self._symbol = symbol
         self.finalize()
-        return self._codegen._tm.emit_object(self._final_module)
+        return self._final_module
 
     def _hide(self) -> None:
         """Keep what is not the entry to this file."""

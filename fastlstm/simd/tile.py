@@ -75,23 +75,35 @@ def tile_function(module: ir.Module, dtype: types.Type, rows: int, vectors: int,
     builder = ir.IRBuilder(loop)
     left, a_offset, b_offset, line = (builder.phi(I64) for _ in range(4))
     acc = [[builder.phi(vec) for _ in range(vectors)] for _ in range(rows)]
-    row_of_b = [
-        load(
-            builder, advance(builder, advance(builder, panels[v // PANEL], b_offset), I64(v % PANEL * size)), vec, align
-        )
-        for v in range(vectors)
-    ]
+
+    def b_vector(v):
+        panel = advance(builder, panels[v // PANEL], b_offset)
+        return load(builder, advance(builder, panel, I64(v % PANEL * size)), vec, align)
+
+    def scalar(r):
+        value = load(builder, advance(builder, a_rows[r], a_offset), element(dtype), align)
+        return splat_value(builder, value, width(dtype))
+
     # One line a step of what comes after this block, into L2: above H = 256 the panels come from L3 and cost up to a
     # third of the peak otherwise. A few rows only stream B: there the processor's own prefetching reaches 90 % of the
     # cache's bandwidth, and ours takes from it.
     if rows > 3 and not lying:
         call(builder, "llvm.prefetch.p0", ir.VoidType(), [advance(builder, ahead, line), I32(0), I32(2), I32(1)])
-    after = []
-    for r in range(rows):
-        scalar = splat_value(
-            builder, load(builder, advance(builder, a_rows[r], a_offset), element(dtype), align), width(dtype)
-        )
-        after.append([fma_value(builder, dtype, scalar, row_of_b[v], acc[r][v]) for v in range(vectors)])
+    # Where no multiply-add takes an operand from memory, the wide tiles have no room for all vectors of B: A's scalars
+    # wait in registers instead.
+    if target().name == "neon" and (rows + 1) * vectors >= target().registers:
+        scalars = [scalar(r) for r in range(rows)]
+        columns = []
+        for v in range(vectors):
+            b_here = b_vector(v)
+            columns.append([fma_value(builder, dtype, scalars[r], b_here, acc[r][v]) for r in range(rows)])
+        after = [list(row) for row in zip(*columns, strict=True)]
+    else:
+        row_of_b = [b_vector(v) for v in range(vectors)]
+        after = []
+        for r in range(rows):
+            a_here = scalar(r)
+            after.append([fma_value(builder, dtype, a_here, row_of_b[v], acc[r][v]) for v in range(vectors)])
     fewer = builder.sub(left, I64(1))
     for phi, initial, following in (
         (left, depth, fewer),
