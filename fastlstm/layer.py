@@ -19,6 +19,7 @@ from fastlstm.passes import calls
 from fastlstm.passes.short import Shape, ShortBackward, ShortForward
 from fastlstm.plan import Plan, plan_backward, plan_forward
 from fastlstm.runtime.jit import Variant
+from fastlstm.runtime.memory import placed
 from fastlstm.runtime.threads import get_num_threads
 from fastlstm.stream import Stream
 
@@ -138,7 +139,8 @@ class LSTM:
             )
             for suffix in names:
                 for name, shape in shapes.items():
-                    self._parameters[name + suffix] = self._random.uniform(-bound, bound, shape).astype(self.dtype)
+                    self._parameters[name + suffix] = array = placed(shape, self.dtype)
+                    array[...] = self._random.uniform(-bound, bound, shape)
         self._mapping = Parameters(self._parameters)
         self._packed: dict[str, tuple[bytes, Any, object]] = {}
         self._frozen = False
@@ -241,12 +243,9 @@ class LSTM:
         TypeError, ValueError
             An argument of the wrong type, dtype or shape; the message names it.
         """
-        short = self._short.get((False, x.shape)) if type(x) is np.ndarray else None
-        if short is not None and short.takes(x, state):
+        if (short := self._prepared(x, state, False)) is not None:
             return short(x, state, self._mapping.epoch)
-        y, state_n = self._forward(x, state, None)
-        self._prepare(np.shape(x), training=False)
-        return y, state_n
+        return self._forward(x, state, None)
 
     def forward(self, x: Any, state: tuple[Any, Any] | None = None) -> tuple[np.ndarray, State, Tape]:
         """Run the layer for training: as a plain call, with dropout between layers, and with a tape for `backward`.
@@ -261,14 +260,12 @@ class LSTM:
             For one call of `backward`. x must not be changed before it.
         """
         tape = Tape()
-        short = self._short.get((True, x.shape)) if type(x) is np.ndarray else None
-        if short is not None and short.takes(x, state):
+        if (short := self._prepared(x, state, True)) is not None:
             y, state_n, (x_in, cells, state_0, tape.short) = short.record(x, state, self._mapping.epoch)
             tape.inputs, tape.cells, tape.states, tape.masks = [x_in], [cells], [state_0], [None]
             tape.unbatched = x.ndim == 2
             return y, state_n, tape
         y, state_n = self._forward(x, state, tape)
-        self._prepare(np.shape(x), training=True)
         return y, state_n, tape
 
     def backward(
@@ -499,21 +496,34 @@ class LSTM:
         )
         return h.reshape(layers, B, H), c.reshape(layers, B, H)
 
-    def _prepare(self, shape: tuple[int, ...], training: bool) -> None:
-        """Prepare calls with an x of a shape that has passed the checks, if such calls are short."""
+    def _prepared(self, x: Any, state: Any, training: bool) -> ShortForward | None:
+        """The prepared call for arguments as they mostly are, if it is short; None for the long way."""
+        if type(x) is not np.ndarray:
+            return None
+        short = self._short.get((training, x.shape))
+        if short is None or short.stale():
+            short = self._prepare(training, x.shape)
+        return short if short is not None and short.takes(x, state) else None
+
+    def _prepare(self, training: bool, shape: tuple[int, ...]) -> ShortForward | None:
+        """Prepare calls with an x of a shape, if such calls are short."""
         I, H, L, D = self.input_size, self.hidden_size, self.num_layers, self.directions
-        T, B = shape[1::-1] if len(shape) == 3 and self.batch_first else (*shape[:-1], 1)[:2]
-        if 8.0 * H * (I + H) * T * B * D > SHORT_FLOPS or not B:
-            return
+        if len(shape) not in (2, 3) or shape[-1] != I:
+            return None
         unbatched = len(shape) == 2
-        state = (D * L, H) if unbatched else (D * L, B, H)
         first = self.batch_first and not unbatched
-        told = Shape(shape, (*shape[:-1], D * H), state, T, B, I, H, L, D, first, self.dtype, training)
-        found = ShortForward(told, self._bind, self._lie)
-        if found.usable:
-            if len(self._short) >= SHORT_SHAPES:
-                self._short.pop(next(iter(self._short)), None)
-            self._short[training, shape] = found
+        T, B = (shape[0], 1) if unbatched else shape[1::-1] if first else shape[:2]
+        if not 0 < 8.0 * H * (I + H) * T * B * D <= SHORT_FLOPS:
+            return None
+        state = (D * L, H) if unbatched else (D * L, B, H)
+        variant = self._variant._replace(training=training)
+        told = Shape(shape, (*shape[:-1], D * H), state, T, B, I, H, L, D, first, self.dtype, variant)
+        if not ShortForward.fits(told):
+            return None
+        if len(self._short) >= SHORT_SHAPES:
+            self._short.pop(next(iter(self._short)), None)
+        self._short[training, shape] = found = ShortForward(told, self._bind, self._lie)
+        return found
 
     def _bind(self) -> tuple[list[Any], object]:
         """The packed weights of all layers, and the epoch of the parameters in which they hold, if they do so beyond

@@ -180,13 +180,13 @@ def _lie(*tensors: Tensor) -> bool:
 
 @lru_cache(64)
 def _short_step(B: int, I: int, H: int, dtype: torch.dtype, keep: bool) -> ShortStep:
-    return ShortStep(B, I, H, np.dtype(_NAMES[dtype]), keep)
+    return ShortStep(B, I, H, Variant(_NAMES[dtype], keep))
 
 
 @lru_cache(64)
 def _short_backward(T: int, B: int, I: int, H: int, dtype: torch.dtype) -> ShortBackward:
     shape, state = (T, B, I), (1, B, H)
-    return ShortBackward(T, B, I, H, (B * H, H), shape, (T, B, H), state, np.dtype(_NAMES[dtype]))
+    return ShortBackward(T, B, I, H, (B * H, H), shape, (T, B, H), state, Variant(_NAMES[dtype]))
 
 
 @lru_cache(16)

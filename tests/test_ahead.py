@@ -25,6 +25,9 @@ for options in ({}, {"num_layers": 2, "bias": False}, {"bidirectional": True, "b
         lstm(x)
         y, _, tape = lstm.forward(x)
         lstm.backward(tape, y)
+    held = lstm.parameters["weight_ih_l0"]
+    x = np.zeros((1, 1, 5), np.float32)
+    lstm(x), lstm.forward(x)
 fastlstm.LSTMCell(3, 4)(np.zeros((2, 3), np.float32))
 fastlstm.LSTM(3, 4).stream().step(np.zeros((1, 3), np.float32))
 print(kept)

@@ -16,7 +16,7 @@ from fastlstm.passes.calls import PAD, Weights, padded
 from fastlstm.passes.forward import Forward
 from fastlstm.passes.short_step import Seat, ShortBackward, ShortStep, is_plain, is_plain_pair
 from fastlstm.passes.step import ROWS
-from fastlstm.plan import GFLOPS, PANEL, REGION_US, plan_forward
+from fastlstm.plan import GFLOPS, PANEL, REGION_US, Plan, plan_forward
 from fastlstm.runtime.jit import Variant
 from fastlstm.runtime.memory import address, aligned
 from fastlstm.runtime.threads import fan_out, get_num_threads
@@ -53,7 +53,7 @@ class Shape(NamedTuple):
     directions: int
     batch_first: bool
     dtype: np.dtype
-    training: bool = False
+    variant: Variant
 
     def strides(self, n: int, outside: bool) -> tuple[int, int]:
         """Elements from step to step and from row to row of n features, in the caller's layout or between layers."""
@@ -63,9 +63,26 @@ class Shape(NamedTuple):
         """Features of the input of a layer."""
         return self.directions * self.H if layer else self.I
 
-    def flops(self, layer: int) -> float:
-        """Floating-point operations of the forward pass of a layer."""
-        return 8.0 * self.H * (self.width(layer) + self.H) * self.T * self.B * self.directions
+    def threads(self) -> int:
+        """Threads for which calls are planned; 0 if so little is computed that their number does not matter."""
+        flops = 8.0 * self.H * (max(self.I, self.width(1)) + self.H) * self.T * self.B * self.directions
+        return 0 if flops < SERIAL_FLOPS else get_num_threads()
+
+    def even(self, layer: int) -> bool:
+        """Whether the rows of a layer's input are equally far apart."""
+        return layer > 0 or not self.batch_first or 1 in (self.T, self.B)
+
+    def plans(self) -> list[Plan]:
+        """A plan for each layer."""
+        T, B, H, D, threads = self.T, self.B, self.H, self.directions, self.threads() or 1
+        return [plan_forward(T, B, self.width(k), H, D, self.dtype, threads, self.even(k)) for k in range(self.layers)]
+
+    def workspace(self, layer: int, plan: Plan) -> tuple[int, int, int]:
+        """Of one direction of a layer: elements before a row's h for its x, of such a row, and of a part's scratch."""
+        units, lanes = padded(self.H, self.dtype), target().lanes(self.dtype)
+        room = 0 if plan.chunk else padded(self.width(layer), self.dtype)
+        scratch = (BLOCK_ROWS + plan.chunk * self.B * (units // lanes)) * PANEL * lanes
+        return room, room + units + PAD, scratch
 
 
 class ShortForward:
@@ -74,14 +91,9 @@ class ShortForward:
     def __init__(self, shape: Shape, bind: Bind, lie: Lie) -> None:
         self._shape, self._dtype, self._y, self._state = shape, shape.dtype, shape.y, shape.state
         self._bind, self._lie = bind, lie
-        T, B, _, H, L, D = shape[3:9]
-        tiny = all(shape.flops(k) < SERIAL_FLOPS for k in range(L))
-        self._threads = 0 if tiny else get_num_threads()  # 0: whatever their number is
-        self._plans = [
-            plan_forward(T, B, shape.width(k), H, D, self._dtype, 1 if tiny else self._threads, self._even(k))
-            for k in range(L)
-        ]
-        self._run = worker("forward", Variant(self._dtype.name, shape.training))
+        T, B, I, H, L, D = shape[3:9]
+        self._threads, self._plans = shape.threads(), shape.plans()
+        self._run = worker("forward", shape.variant)
         self._parts = [plan.parts * D for plan in self._plans]
         self._alone = self._threads < 2 or max(self._parts) == 1  # whether one thread does it all
         part, item = B * H * self._dtype.itemsize, self._dtype.itemsize
@@ -93,20 +105,23 @@ class ShortForward:
         self._nothing = np.zeros(L * D * B * H, self._dtype)
         self._zeros = address(self._nothing)
         self._seats = [self._seat()]
-        room = sum(space.nbytes for space in self._seats[0].space)
-        self.usable = room <= WORKSPACE and not any(plan.by_units for plan in self._plans)  # units meet, and may not
         one = L == D == 1
-        self._step = ShortStep(B, shape.I, H, self._dtype, shape.training) if one and T == 1 else None
+        self._step = ShortStep(B, I, H, shape.variant) if one and T == 1 else None
         self._backward: ShortBackward | None = None
-        if shape.training:
-            self.usable = self.usable and L == 1 and self._even(0)
-            if one and T * B <= ROWS:
-                strides = shape.strides(H, outside=True)
-                self._backward = ShortBackward(T, B, shape.I, H, strides, shape.x, shape.y, shape.state, self._dtype)
+        if shape.variant.training and one and T * B <= ROWS:
+            strides, variant = shape.strides(H, outside=True), shape.variant._replace(training=False)
+            self._backward = ShortBackward(T, B, I, H, strides, shape.x, shape.y, shape.state, variant)
 
-    def _even(self, layer: int) -> bool:
-        """Whether the rows of a layer's input are equally far apart."""
-        return layer > 0 or not self._shape.batch_first or 1 in (self._shape.T, self._shape.B)
+    @staticmethod
+    def fits(shape: Shape) -> bool:
+        """Whether such a call can be prepared: parts do not meet, and a seat is small."""
+        if shape.variant.training and (shape.layers > 1 or not shape.even(0)):
+            return False
+        plans, elements = shape.plans(), 0
+        for k, plan in enumerate(plans):
+            _, row, scratch = shape.workspace(k, plan)
+            elements += shape.directions * (3 * shape.B * row + plan.parts * scratch + shape.T * shape.B * shape.H)
+        return elements * shape.dtype.itemsize <= WORKSPACE and not any(plan.by_units for plan in plans)
 
     def _seat(self) -> Seat:
         """A seat with all that does not change from call to call."""
@@ -115,10 +130,7 @@ class ShortForward:
         between = [aligned(s.T * s.B * s.directions * s.H, dtype) for _ in range(s.layers - 1)]
         for k, plan in enumerate(self._plans):
             I = s.width(k)
-            room = 0 if plan.chunk else padded(I, dtype)  # for x before h
-            h_row = room + padded(s.H, dtype) + PAD
-            panels = padded(s.H, dtype) // target().lanes(dtype)
-            scratch = (BLOCK_ROWS + plan.chunk * s.B * panels) * PANEL * target().lanes(dtype)
+            room, h_row, scratch = s.workspace(k, plan)
             x_step, x_row = s.strides(I, outside=k == 0)
             y_step, y_row = s.strides(s.directions * s.H, outside=k == s.layers - 1)
             if s.B == 1:
@@ -138,13 +150,15 @@ class ShortForward:
                 spaces.append(space)
         return Seat(np.array(frames, np.int64), spaces + between)
 
+    def stale(self) -> bool:
+        """Whether it was made for another number of threads."""
+        return self._threads != 0 and self._threads != get_num_threads()
+
     def takes(self, x: np.ndarray, state: State | None) -> bool:
         """Whether arguments are as they mostly are; the long way takes all others, or says what is wrong with them.
 
         x is an array of the right shape.
         """
-        if self._threads and self._threads != get_num_threads():
-            return False
         return is_plain(x, x.shape, self._dtype) and (state is None or is_plain_pair(state, self._state, self._dtype))
 
     def __call__(

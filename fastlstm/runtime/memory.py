@@ -5,7 +5,9 @@ in anew at the next call.
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -37,8 +39,16 @@ def aligned(count: int, dtype) -> np.ndarray:
     """An uninitialised 1-D array whose first element begins a cache line."""
     item = np.dtype(dtype).itemsize
     raw = np.empty(count + ALIGNMENT // item, dtype)
-    skip = -raw.ctypes.data % ALIGNMENT // item
+    skip = -address(raw) % ALIGNMENT // item
     return raw[skip : skip + count]
+
+
+def placed(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array that begins a cache line; as if it owned its memory, all views of it refer to it."""
+    count = math.prod(shape)
+    # Not made of an array's memory: its views would refer to that array.
+    block: Any = (ctypes.c_char * (count * dtype.itemsize)).from_buffer(aligned(count, dtype).data)
+    return np.ndarray(shape, dtype, block)
 
 
 class Pool(threading.local):

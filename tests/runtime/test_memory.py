@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from fastlstm.runtime.memory import ALIGNMENT, KEPT, Pool, aligned
+from fastlstm.runtime.memory import ALIGNMENT, KEPT, Pool, aligned, placed
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -55,3 +55,12 @@ def test_threads_do_not_share() -> None:
     thread.join()
     assert not np.shares_memory(found[0], given)
     assert np.shares_memory(pool.take(5000, np.float32), given)
+
+
+def test_views_of_a_placed_array_refer_to_it() -> None:
+    array = placed((3, 5), np.dtype(np.float32))
+    assert array.ctypes.data % ALIGNMENT == 0 and array.flags.writeable and array.flags.c_contiguous
+    array[...] = np.arange(15).reshape(3, 5)
+    views = array[1:], array.T, array.reshape(-1)[::2], array.view(np.int32)
+    assert all(view.base is array for view in views)
+    np.testing.assert_array_equal(views[1], np.arange(15).reshape(3, 5).T)
