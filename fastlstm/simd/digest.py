@@ -11,7 +11,7 @@ from fastlstm.simd.vector import BYTE, I32, advance, typed
 
 I64 = ir.IntType(64)
 ODD = 0x9E3779B1  # 2^32 over the golden ratio
-TURN = 13
+TURN, TURN_FOLLOWING = 13, 7
 
 
 def words() -> int:
@@ -20,15 +20,21 @@ def words() -> int:
 
 
 def _mix(builder, state, word, following):
-    """(rotate(state ^ word) + following) * odd: a changed word changes the state, and goes on changing it."""
+    """(turned(state ^ word) + turned(following)) * odd: a changed word changes the state, and goes on changing it.
+
+    Both are turned, and not as far: a sign is the topmost bit, which the product leaves at its place, where that of
+    another word could undo it.
+    """
     ty = state.type
 
     def constant(value):
         return ir.Constant(ty, [value] * ty.count if isinstance(ty, ir.VectorType) else value)
 
-    state = builder.xor(state, word)
-    turned = builder.or_(builder.shl(state, constant(TURN)), builder.lshr(state, constant(32 - TURN)))
-    return builder.mul(builder.add(turned, following), constant(ODD))
+    def turned(value, bits):
+        return builder.or_(builder.shl(value, constant(bits)), builder.lshr(value, constant(32 - bits)))
+
+    state = turned(builder.xor(state, word), TURN)
+    return builder.mul(builder.add(state, turned(following, TURN_FOLLOWING)), constant(ODD))
 
 
 @intrinsic

@@ -30,10 +30,12 @@ class Target(NamedTuple):
 
     @property
     def tile_rows(self) -> int:
-        """Rows of the widest tile: accumulators for rows x 4 vectors, the 4 vectors of B and a broadcast fit in
-        the registers.
+        """Rows of the widest tile: accumulators for rows x 4 vectors, a vector of B and a scalar of A for each row fit
+        in the registers; without a fused multiply-add also the product.
         """
-        return 6 if self.registers >= 32 else 3
+        if self.registers >= 32:
+            return 6
+        return 3 if self.name == "avx2" else 2
 
     @property
     def block_rows(self) -> int:

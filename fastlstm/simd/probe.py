@@ -4,6 +4,7 @@ in.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from functools import cache
@@ -15,7 +16,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from fastlstm.simd.isa import target
-from fastlstm.simd.vector import BYTE, advance, fma_value, typed, vector
+from fastlstm.simd.vector import BYTE, advance, fma_value, has_fma, typed, vector
 
 I64 = ir.IntType(64)
 FACTORS = 4  # different multiplicands
@@ -71,14 +72,23 @@ def _multiply_add(typingctx, turns, numbers, dtype):
             return value
 
         first, x, ys = [number(k) for k in range(count)], number(count), [number(count + 1 + k) for k in range(FACTORS)]
-        acc = _loop(
-            builder,
-            args[0],
-            first,
-            lambda b, i, accs: [fma_value(b, scalar, x, ys[k % FACTORS], a) for k, a in enumerate(accs)],
-        )
+
+        # Where a product is an instruction of its own, each must be another, and change from turn to turn, or it would
+        # be made once.
+        changing = [] if has_fma() else [x, *ys]
+        pairs = list(itertools.combinations(range(1 + FACTORS), 2))
+
+        def body(b, i, values):
+            accs, factors = values[:count], values[count:]
+            if not factors:
+                return [fma_value(b, scalar, x, ys[k % FACTORS], a) for k, a in enumerate(accs)]
+            products = [(factors[i], factors[k]) for i, k in pairs[:count]]
+            after = [fma_value(b, scalar, *product, a) for product, a in zip(products, accs, strict=True)]
+            return [*after, *factors[1:], factors[0]]
+
+        acc = _loop(builder, args[0], [*first, *changing], body)
         total = acc[0]
-        for a in acc[1:]:
+        for a in acc[1:count]:
             total = builder.fadd(total, a)
         return builder.extract_element(total, ir.IntType(32)(0))
 

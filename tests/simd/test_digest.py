@@ -31,8 +31,9 @@ def test_every_bit_counts(count: int) -> None:
 
 @pytest.mark.parametrize("value", ["normal", "constant but for signs"])
 def test_every_pair_of_signs_counts(value: str) -> None:
-    rng = np.random.default_rng(0)
-    array = (rng.standard_normal(280) if value == "normal" else rng.choice([-1, 1], 280)).astype(np.float32)
+    """Also of words that follow each other in the same state: two groups of twice all states' lanes, and a rest."""
+    rng, count = np.random.default_rng(0), 4 * (words() - 1) + 24
+    array = (rng.standard_normal(count) if value == "normal" else rng.choice([-1, 1], count)).astype(np.float32)
     before = digest(array)
     for i, k in itertools.combinations(range(len(array)), 2):
         array[[i, k]] *= -1

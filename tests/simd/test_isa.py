@@ -13,13 +13,13 @@ TARGETS = [
     ("x86_64-unknown-linux-gnu", "+avx512f,+avx2,+fma", "avx2", 256, 16, 8, 4, 3),
     ("x86_64-apple-darwin", "+avx2,+fma,+avx,+sse4.2", "avx2", 256, 16, 8, 4, 3),
     ("amd64-unknown-freebsd", "+fma,+avx2", "avx2", 256, 16, 8, 4, 3),
-    ("x86_64-pc-windows-msvc", "+avx2,-fma", "sse", 128, 16, 4, 2, 3),
-    ("x86_64-unknown-linux-gnu", "+avx,+sse4.2", "sse", 128, 16, 4, 2, 3),
-    ("x86_64-unknown-linux-gnu", "", "sse", 128, 16, 4, 2, 3),
+    ("x86_64-pc-windows-msvc", "+avx2,-fma", "sse", 128, 16, 4, 2, 2),
+    ("x86_64-unknown-linux-gnu", "+avx,+sse4.2", "sse", 128, 16, 4, 2, 2),
+    ("x86_64-unknown-linux-gnu", "", "sse", 128, 16, 4, 2, 2),
     ("aarch64-unknown-linux-gnu", "+neon", "neon", 128, 32, 4, 2, 6),
     ("arm64-apple-darwin23.0.0", "", "neon", 128, 32, 4, 2, 6),
-    ("powerpc64le-unknown-linux-gnu", "+altivec", "generic", 128, 16, 4, 2, 3),
-    ("riscv64-unknown-linux-gnu", "", "generic", 128, 16, 4, 2, 3),
+    ("powerpc64le-unknown-linux-gnu", "+altivec", "generic", 128, 16, 4, 2, 2),
+    ("riscv64-unknown-linux-gnu", "", "generic", 128, 16, 4, 2, 2),
 ]
 
 
