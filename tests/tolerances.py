@@ -37,6 +37,9 @@ SIGMOID = {"float32": 1.5e-7, "float64": 3e-16}
 # A trained model against onnxruntime, whose own roundings differ as much.
 ONNXRUNTIME = 1e-5
 
+# A stack of layers against PyTorch's: likewise.
+TORCH = 1e-5
+
 SMALLEST_SCALE = 0.1  # a gradient that cancels out is judged by the terms that it is the sum of
 
 
