@@ -18,7 +18,7 @@ from fastlstm.passes.short_step import Seat, ShortBackward, ShortStep, is_plain,
 from fastlstm.passes.step import ROWS
 from fastlstm.plan import GFLOPS, PANEL, REGION_US, Plan, plan_forward
 from fastlstm.runtime.jit import Variant
-from fastlstm.runtime.memory import address, aligned
+from fastlstm.runtime.memory import address, addresses, aligned
 from fastlstm.runtime.threads import fan_out, get_num_threads
 from fastlstm.runtime.workers import worker
 from fastlstm.simd.isa import target
@@ -102,7 +102,8 @@ class ShortForward:
         self._layer = 8 * D * words
         self._places = [((k * D + d) * words, (k * D + d) * part, d * H * item) for k in range(L) for d in range(D)]
         self._first, self._last = self._places[:D], self._places[-D:]
-        self._nothing = np.zeros(L * D * B * H, self._dtype)
+        self._whole = (L * D, B, H)
+        self._nothing = np.zeros(self._state, self._dtype)
         self._zeros = address(self._nothing)
         self._seats = [self._seat()]
         one = L == D == 1
@@ -181,10 +182,11 @@ class ShortForward:
                 return y, (h_n, c_n)
             self._renew(seat)
         words = seat.words
-        h_0 = c_0 = self._zeros
-        if state is not None:
-            h_0, c_0 = address(state[0]), address(state[1])
-        h, c, x_at, y_at = address(h_n), address(c_n), address(x), address(y)
+        if state is None:
+            h_0 = c_0 = self._zeros
+            h, c, x_at, y_at = addresses((h_n, c_n, x, y))
+        else:
+            h, c, x_at, y_at, h_0, c_0 = addresses((h_n, c_n, x, y, *state))
         for at, part, _ in self._places:
             words[at + H_0], words[at + C_0] = h_0 + part, c_0 + part
             words[at + H_N], words[at + C_N] = h + part, c + part
@@ -192,8 +194,8 @@ class ShortForward:
             words[at + Y] = y_at + columns
         for at, _, _ in self._first:
             words[at + X] = x_at
-        for (at, _, _), (gates, cells) in zip(self._first, tape, strict=False):
-            words[at + GATES], words[at + CELLS] = address(gates), address(cells)
+        for (at, _, _), arrays in zip(self._first, tape, strict=False):
+            words[at + GATES], words[at + CELLS] = addresses(arrays)
         if self._alone:
             run, frame = self._run.run, seat.address
             for parts in self._parts:
@@ -210,9 +212,10 @@ class ShortForward:
         s, empty = self._shape, np.empty
         tape = [(empty((s.T, s.B, 4, s.H), s.dtype), empty((s.T, s.B, s.H), s.dtype)) for _ in range(s.directions)]
         y, state_n = self(x, state, epoch, tape)
-        h_0, c_0 = (self._nothing, self._nothing) if state is None else state
-        whole = (s.directions, s.B, s.H)
-        return y, state_n, (x.reshape(s.T, s.B, s.I), tape, (h_0.reshape(whole), c_0.reshape(whole)), self._backward)
+        start = state or (self._nothing, self._nothing)
+        if len(s.x) == 2 or s.batch_first:
+            x, start = x.reshape(s.T, s.B, s.I), (start[0].reshape(self._whole), start[1].reshape(self._whole))
+        return y, state_n, (x, tape, start, self._backward)
 
     def _fan_out(self, seat: Seat) -> None:
         """Run the parts of each layer on threads, or one after another where there are none: they never meet."""

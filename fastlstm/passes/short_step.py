@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from functools import cached_property
+from struct import pack_into
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from fastlstm.passes.calls import padded
 from fastlstm.passes.step import StepBackward, StepForward, backward_workspace, forward_workspace
 from fastlstm.runtime.jit import Variant
-from fastlstm.runtime.memory import address, aligned
+from fastlstm.runtime.memory import address, addresses, aligned
 from fastlstm.runtime.workers import Worker, worker
 from fastlstm.simd.isa import target
 
@@ -55,6 +55,7 @@ class _Prepared:
         self._name, self._variant, self._fields, self._sizes = name, variant, frame._fields, sizes
         self._space, self._dtype = space, np.dtype(variant.dtype)
         self._seats: list[Seat] = []
+        self._head = 8 * (len(sizes) + 1)  # bytes before the addresses
 
     @cached_property
     def _worker(self) -> Worker:
@@ -67,18 +68,15 @@ class _Prepared:
 
     def run(self, *arrays: np.ndarray) -> None:
         """Compute with so many arrays, in the order of the frame's last fields."""
-        self.run_at(map(address, arrays))
+        self.run_at(addresses(arrays))
 
-    def run_at(self, addresses: Iterable[int]) -> None:
+    def run_at(self, places: list[int]) -> None:
         """Compute with the arrays at so many addresses."""
         try:
             seat = self._seats.pop()
         except IndexError:
             seat = self._seat()
-        words, k = seat.words, len(self._sizes) + 1
-        for at in addresses:
-            words[k] = at
-            k += 1
+        pack_into(f"{len(places)}q", seat.words, self._head, *places)
         self._worker.run(0, seat.address)
         self._seats.append(seat)
 
@@ -103,8 +101,8 @@ class ShortBackward(_Prepared):
         space = backward_workspace(T, B, H, padded(H, dtype), target().lanes(dtype))
         super().__init__("step_backward", variant, StepBackward, sizes, space)
         self._y, self._state, self._nothing = y, state, np.zeros(state, dtype)
-        self._small = x, state, state
-        self._weights = [(math.prod(shape), shape) for shape in ((4 * H, I), (4 * H, H), (4 * H,))]
+        outputs = x, state, state, (4 * H, I), (4 * H, H), (4 * H,)
+        self._outputs = [(math.prod(shape), shape) for shape in outputs]
 
     def takes(self, dy: Any, dstate: Any) -> bool:
         """Whether arguments are as they mostly are."""
@@ -118,10 +116,9 @@ class ShortBackward(_Prepared):
         become dG.
         """
         dtype, empty = self._dtype, np.empty
-        found = [empty(shape, dtype) for shape in self._small]
-        found += [
-            aligned(count, dtype).reshape(shape) if count >= LARGE else empty(shape, dtype)
-            for count, shape in self._weights
+        found = [
+            empty(shape, dtype) if count < LARGE else aligned(count, dtype).reshape(shape)
+            for count, shape in self._outputs
         ]
         self.run(x, *tape, *state, dy, *(dstate or (self._nothing, self._nothing)), *weights, *found)
         return found

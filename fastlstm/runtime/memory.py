@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,24 @@ def _address_by_interface(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
+def _addresses_by_layout(arrays: Iterable[np.ndarray]) -> list[int]:
+    return [_word(id(array) + _DATA).value for array in arrays]
+
+
+def _addresses_by_interface(arrays: Iterable[np.ndarray]) -> list[int]:
+    return [_address_by_interface(array) for array in arrays]
+
+
 def _layout_holds() -> bool:
     probes: list[np.ndarray] = [np.zeros(3), np.zeros((4, 5), np.float32)[1:, 2:], np.arange(7)[::-1]]
-    return all(_address_by_layout(a) == _address_by_interface(a) for a in probes)
+    return _addresses_by_layout(probes) == _addresses_by_interface(probes)
 
 
 # Where the first element of an array lies. NumPy's own ways take a microsecond and more; a call has two dozen arrays.
-address = _address_by_layout if _layout_holds() else _address_by_interface
+if _layout_holds():
+    address, addresses = _address_by_layout, _addresses_by_layout
+else:
+    address, addresses = _address_by_interface, _addresses_by_interface
 
 
 def aligned(count: int, dtype) -> np.ndarray:

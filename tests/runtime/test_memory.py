@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from fastlstm.runtime.memory import ALIGNMENT, KEPT, Pool, aligned, placed
+from fastlstm.runtime.memory import ALIGNMENT, KEPT, Pool, address, addresses, aligned, placed
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -64,3 +64,10 @@ def test_views_of_a_placed_array_refer_to_it() -> None:
     views = array[1:], array.T, array.reshape(-1)[::2], array.view(np.int32)
     assert all(view.base is array for view in views)
     np.testing.assert_array_equal(views[1], np.arange(15).reshape(3, 5).T)
+
+
+def test_addresses() -> None:
+    a = np.arange(60.0).reshape(3, 4, 5)
+    arrays = a, a[1:, ::-1], a[..., 2], np.zeros(3, np.float32), a.T
+    expected = [array.__array_interface__["data"][0] for array in arrays]
+    assert addresses(arrays) == expected == [address(array) for array in arrays]
