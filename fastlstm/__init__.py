@@ -7,8 +7,18 @@ from fastlstm.ahead import warmup
 from fastlstm.layer import LSTM
 from fastlstm.lstm_cell import LSTMCell
 from fastlstm.runtime.threads import get_num_threads, set_num_threads
+from fastlstm.sequences import PackedSequence
 from fastlstm.stream import Stream
 
 __version__ = "0.1.0"
 
-__all__ = ["LSTM", "LSTMCell", "Stream", "__version__", "get_num_threads", "set_num_threads", "warmup"]
+__all__ = [
+    "LSTM",
+    "LSTMCell",
+    "PackedSequence",
+    "Stream",
+    "__version__",
+    "get_num_threads",
+    "set_num_threads",
+    "warmup",
+]

@@ -17,8 +17,8 @@ import numpy as np
 
 import fastlstm
 from fastlstm.models import packing
-from fastlstm.passes import calls
-from fastlstm.runtime.jit import Variant
+from fastlstm.passes.packing import digest
+from fastlstm.runtime.variant import Variant
 
 
 class Options(NamedTuple):
@@ -69,7 +69,7 @@ def _core(layer: int, kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np
     known.move_to_end(key)
     core, before = known[key]
     given = [np.ascontiguousarray(part) for part in (kernel, recurrent_kernel, bias) if part is not None]
-    mark = calls.digest(Variant(kernel.dtype.name), given)
+    mark = digest(Variant(kernel.dtype.name), given)
     if mark != before:
         core.parameters["weight_ih_l0"][...] = kernel.T
         core.parameters["weight_hh_l0"][...] = recurrent_kernel.T

@@ -62,25 +62,32 @@ def _share(
 
 
 @lru_cache(maxsize=256)
-def plan_forward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, uniform: bool) -> Plan:
-    """The plan of a forward pass; `uniform`: the rows of x are equally far apart over steps and batch."""
+def plan_forward(
+    T: int, B: int, I: int, H: int, D: int, dtype, threads: int, uniform: bool, whole: bool = False
+) -> Plan:
+    """The plan of a forward pass; `uniform`: the rows of x are equally far apart over steps and batch; `whole`: units
+    need all others of their row, so that threads cannot split them.
+    """
     item, lanes = np.dtype(dtype).itemsize, target().lanes(dtype)
     flops = 8.0 * H * (I + H) * T * B
     vectors = -(-H // lanes)
-    parts, by_units, reason = _share(B, H, flops * D, threads, D, vectors, 4 * H * (I + H) * item, T, meet=False)
-    whole = by_units or parts == 1
+    parts, by_units, reason = _share(
+        B, H, flops * D, threads, D, 1 if whole else vectors, 4 * H * (I + H) * item, T, meet=False
+    )
     chunk = 0
-    if uniform and whole and B <= FEW_ROWS and T > 1:
+    if uniform and (by_units or parts == 1) and B <= FEW_ROWS and T > 1:
         room = L2 // 4 // (16 * vectors * lanes // 4 * item * B)
         chunk = max(1, min(T, room, -(-96 // B)))
     return Plan(parts, by_units, chunk, reason)
 
 
 @lru_cache(maxsize=256)
-def plan_backward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int) -> Plan:
-    """The plan of a backward pass."""
+def plan_backward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, whole: bool = False) -> Plan:
+    """The plan of a backward pass; `whole` as in `plan_forward`."""
     item, lanes = np.dtype(dtype).itemsize, target().lanes(dtype)
     flops = 16.0 * H * (I + H) * T * B
     vectors = -(-H // (PANEL * lanes))
-    parts, by_units, reason = _share(B, H, flops * D, threads, D, vectors, 4 * H * H * item, T, meet=True)
+    parts, by_units, reason = _share(
+        B, H, flops * D, threads, D, 1 if whole else vectors, 4 * H * H * item, T, meet=True
+    )
     return Plan(parts, by_units, max(1, min(T, PRODUCT_ROWS // max(B, 1))), reason)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from fastlstm import checks
-from fastlstm.passes import calls
-from fastlstm.runtime.jit import Variant
+from fastlstm.passes import calls, packing
+from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
 
 
@@ -21,21 +21,26 @@ class Stream:
     Attributes
     ----------
     state : tuple of numpy.ndarray
-        (h, c), each (L, B, H); may be read, and set to a pair of arrays of these shapes.
+        (h, c), (L, B, P) and (L, B, H); may be read, and set to a pair of arrays of these shapes.
     """
 
     def __init__(
         self,
         variant: Variant,
-        packs: list[calls.Weights],
-        input_size: int,
-        hidden_size: int,
-        batch_size: int,
+        packs: list[packing.Weights],
+        sizes: tuple[int, int, int, int],
         dtype: np.dtype,
+        zoneout: tuple[float, float],
     ) -> None:
-        self.batch_size, self._dtype = batch_size, dtype
-        self._call = calls.StepCall(variant, packs, input_size, hidden_size, batch_size, dtype)
-        self._shape = (batch_size, input_size)
+        I, H, P, B = sizes
+        self.batch_size, self._dtype = B, dtype
+        masks = None
+        if zoneout != (0.0, 0.0):  # the expectation of what is drawn in training
+            rates = (np.broadcast_to(dtype.type(rate), (1, B, n)) for rate, n in zip(zoneout, (H, P), strict=True))
+            kept = [np.ascontiguousarray(a) if rate else None for a, rate in zip(rates, zoneout, strict=True)]
+            masks = [calls.Masks(None, *kept)] * len(packs)
+        self._call = calls.StepCall(variant, packs, sizes, dtype, masks)
+        self._shape = (B, I)
         self._run, self._frames = worker("forward_layers", variant).run, self._call.address
         self._x, self._y, self._layers = self._call.x, self._call.y, len(packs)
 
@@ -50,7 +55,7 @@ class Stream:
         Returns
         -------
         numpy.ndarray
-            h of the last layer, (B, H) or (H,) as x; a new array.
+            h of the last layer, (B, P) or (P,) as x; a new array.
 
         Raises
         ------
@@ -71,16 +76,18 @@ class Stream:
 
     @property
     def state(self) -> tuple[np.ndarray, np.ndarray]:
-        """Copies of (h, c), each (L, B, H)."""
+        """Copies of (h, c), (L, B, P) and (L, B, H)."""
         return self._call.h.copy(), self._call.c.copy()
 
     @state.setter
     def state(self, value: Any) -> None:
         h, c = checks.pair("state", value)
-        shape = self._call.h.shape
         h, c = (
-            checks.shaped(f"{part} of state", array, self._dtype, shape, "(L, B, H)")
-            for part, array in (("h", h), ("c", c))
+            checks.shaped(f"{part} of state", array, self._dtype, own.shape, meaning)
+            for part, array, own, meaning in (
+                ("h", h, self._call.h, "(L, B, H)" if self._call.h.shape == self._call.c.shape else "(L, B, P)"),
+                ("c", c, self._call.c, "(L, B, H)"),
+            )
         )
         self._call.h[...], self._call.c[...] = h, c
 

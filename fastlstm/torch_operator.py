@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from fastlstm.passes import calls
+from fastlstm.cell import CellSpec
+from fastlstm.passes import calls, packing
 from fastlstm.passes.short_step import ShortBackward, ShortStep
 from fastlstm.passes.step import ROWS
 from fastlstm.plan import plan_backward, plan_forward
-from fastlstm.runtime.jit import Variant
 from fastlstm.runtime.threads import get_num_threads
+from fastlstm.runtime.variant import Variant
 
 __all__ = ["layer"]
 
@@ -119,19 +120,17 @@ _packed: dict[tuple, tuple[bytes, Any, StorageWeakRef]] = {}
 
 def _pack(way: str, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None) -> Any:
     """The packed weights of one direction: anew when a digest tells that they changed, dropped when they are gone."""
-    matrices = [_array(w_ih), _array(w_hh)]
-    biases = [] if b_ih is None or b_hh is None else [_array(b_ih), _array(b_hh)]
-    variant = Variant(_NAMES[w_ih.dtype])
-    mark = calls.digest(variant, matrices + biases if way == "forward" else matrices)
-    key = (way, w_ih.data_ptr(), w_hh.data_ptr(), w_ih.shape, w_ih.dtype, bool(biases))
+    arrays = {"weight_ih": _array(w_ih), "weight_hh": _array(w_hh)}
+    matrices = [*arrays.values()]
+    if b_ih is not None and b_hh is not None:
+        arrays |= {"bias_ih": _array(b_ih), "bias_hh": _array(b_hh)}
+    spec, variant = CellSpec(bias=b_ih is not None), Variant(_NAMES[w_ih.dtype])
+    mark = packing.digest(variant, [*arrays.values()] if way == "forward" else matrices)
+    key = (way, w_ih.data_ptr(), w_hh.data_ptr(), w_ih.shape, w_ih.dtype, spec.bias)
     known = _packed.get(key)
     if known is not None and known[0] == mark:
         return known[1]
-    if way == "forward":
-        zeros = np.zeros(len(matrices[0]), matrices[0].dtype)
-        packed: Any = calls.pack_forward(variant, *matrices, *(biases or [zeros, zeros]))
-    else:
-        packed = calls.pack_backward(variant, *matrices)
+    packed: Any = (packing.pack_forward if way == "forward" else packing.pack_backward)(spec, variant, arrays)
     if known is None:
         for other, (_, _, storage) in list(_packed.items()):
             if storage.expired():
@@ -267,7 +266,7 @@ def _forward(*inputs: Any) -> tuple[Tensor, ...]:
         calls.forward(
             variant, plan, x_run, packs[run.here], h_run.copy(), c_run.copy(),
             y_run[:, :, run.here.start * h.shape[2] :], h_run, c_run,
-            [(run.of(of_gates), run.of(of_cells)) for of_gates, of_cells in tape[run.here]], run.reverse,
+            [calls.Taped(run.of(of_gates), run.of(of_cells)) for of_gates, of_cells in tape[run.here]], run.reverse,
         )  # fmt: skip
     return outputs
 
@@ -305,6 +304,7 @@ def _backward(
     dh_0, dc_0 = (d.clone(memory_format=torch.contiguous_format) for d in (dh_n, dc_n))
     dxs, dh, dc = [call.x.new_empty(call.x.shape) for _ in call.h_0], dh_0.numpy(), dc_0.numpy()
     packs, runs, variant = _packs("backward", call), _runs(call), Variant(_NAMES[call.x.dtype])
+    spec = CellSpec(bias=call.b_ih is not None)
     x_runs, dy_runs = _views(call.x, runs, call.x_first, even=True), _views(dy, runs, call.y_first)
     dx_runs = [_views(dx, runs, call.x_first) for dx in dxs]
     tape = list(zip(gates.numpy(), cells.numpy(), strict=True))
@@ -312,23 +312,21 @@ def _backward(
     if y is not None:
         h_starts = _starts(h_starts[0], [run.of(_array(y)) for run in runs], runs)
         c_starts = _starts(c_starts[0], [run.of(tape[run.here.start][1]) for run in runs], runs)
-    grads: list[list[np.ndarray]] = [[] for _ in packs]
+    grads: list[dict[str, np.ndarray]] = [{} for _ in packs]
     for k, run in reversed(list(enumerate(runs))):
         dh_run, dc_run = dh[run.here, : run.B], dc[run.here, : run.B]
         plan = plan_backward(run.T, run.B, call.x.shape[-1], dh.shape[2], len(dh_run), dh.dtype, _threads())
         found = calls.backward(
-            variant, plan, x_runs[k], packs[run.here],
-            [(run.of(of_gates), run.of(of_cells)) for of_gates, of_cells in tape[run.here]],
+            variant, spec, plan, x_runs[k], packs[run.here],
+            [calls.Taped(run.of(of_gates), run.of(of_cells)) for of_gates, of_cells in tape[run.here]],
             h_starts[k], c_starts[k], dy_runs[k][:, :, run.here.start * dh.shape[2] :], dh_run.copy(), dc_run.copy(),
             [dx[k] for dx in dx_runs[run.here]], dh_run, dc_run, run.reverse,
         )  # fmt: skip
         for d, grad in zip(run.directions, found, strict=True):
-            grads[d] = [total + more for total, more in zip(grads[d], grad, strict=True)] if grads[d] else list(grad)
+            grads[d] = {name: grads[d][name] + more if grads[d] else more for name, more in grad.items()}
     for dx in dxs[1:]:
         dxs[0] += dx
-    flat: list[np.ndarray] = []
-    for w_ih, w_hh, b in grads:
-        flat += [w_ih, w_hh] if call.b_ih is None else [w_ih, w_hh, b, b.copy()]
+    flat = [grad for named in grads for grad in named.values()]
     return [dxs[0], dh_0, dc_0, *map(torch.from_numpy, flat)]
 
 

@@ -48,28 +48,30 @@ def force(monkeypatch: pytest.MonkeyPatch, parts: int, by_units: bool, chunk: in
 
     Returns a list that grows with each plan made.
     """
-    import fastlstm.layer as layer
+    import fastlstm.layer_call as layer_call
 
     made = []
 
-    def forward(T: int, B: int, I: int, H: int, D: int, dtype: np.dtype, threads: int, uniform: bool) -> Plan:
-        whole = layer_plans[0](T, B, I, H, D, dtype, 1, uniform)
+    def forward(
+        T: int, B: int, I: int, H: int, D: int, dtype: np.dtype, threads: int, uniform: bool, whole: bool
+    ) -> Plan:
+        serial = layer_plans[0](T, B, I, H, D, dtype, 1, uniform, whole)
         made.append("forward")
-        return whole._replace(
+        return serial._replace(
             parts=parts if by_units else min(parts, B),
             by_units=by_units,
             chunk=min(chunk, T) if uniform and (by_units or parts == 1) else 0,
         )
 
-    def backward(T: int, B: int, I: int, H: int, D: int, dtype: np.dtype, threads: int) -> Plan:
-        whole = layer_plans[1](T, B, I, H, D, dtype, 1)
+    def backward(T: int, B: int, I: int, H: int, D: int, dtype: np.dtype, threads: int, whole: bool) -> Plan:
+        serial = layer_plans[1](T, B, I, H, D, dtype, 1, whole)
         made.append("backward")
-        return whole._replace(parts=parts if by_units else min(parts, B), by_units=by_units)
+        return serial._replace(parts=parts if by_units else min(parts, B), by_units=by_units)
 
-    layer_plans = layer.plan_forward, layer.plan_backward
-    monkeypatch.setattr(layer, "plan_forward", forward)
-    monkeypatch.setattr(layer, "plan_backward", backward)
-    monkeypatch.setattr(layer.LSTM, "_prepared", lambda *_, **__: None)
+    layer_plans = layer_call.plan_forward, layer_call.plan_backward
+    monkeypatch.setattr(layer_call, "plan_forward", forward)
+    monkeypatch.setattr(layer_call, "plan_backward", backward)
+    monkeypatch.setattr(fastlstm.LSTM, "_prepared", lambda *_, **__: None)
     return made
 
 

@@ -48,7 +48,7 @@ CONSTRUCTORS = {
         r"dropout must be .* between 0 and 1, but was nan",
     ),
     "dropout True": ({"num_layers": 2, "dropout": True}, TypeError, r"dropout must be a number, but was True"),
-    "proj_size": ({"proj_size": 3}, ValueError, r"proj_size must be 0 .*, but was 3"),
+    "proj_size": ({"proj_size": 9}, ValueError, r"proj_size must be less than hidden_size = \d+.*, but was 9"),
     "proj_size negative": ({"proj_size": -3}, ValueError, r"proj_size must be at least 0, but was -3"),
     "dtype half": ({"dtype": np.float16}, TypeError, r"dtype must be float32 or float64, but was float16"),
     "dtype nonsense": ({"dtype": "single precision"}, TypeError, r"dtype must be .*, but was 'single precision'"),

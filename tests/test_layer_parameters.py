@@ -141,7 +141,7 @@ def test_dropout_is_the_references_with_the_tapes_masks(rate: float, bidirection
     rng = np.random.default_rng(0)
     x, dy = rng.standard_normal((6, 5, 4)), rng.standard_normal((6, 5, 9 * lstm.directions))
     y, _, tape = lstm.forward(x)
-    masks = {f"input_l{k + 1}": mask for k, mask in enumerate(tape.masks) if mask is not None}
+    masks = tape.drawn
     assert len(masks) == (2 if rate else 0)
     wanted, _, reference_tape = reference.forward(
         dict(lstm.parameters), x, num_layers=3, bidirectional=bidirectional, masks=masks
@@ -155,9 +155,8 @@ def test_dropout_is_the_references_with_the_tapes_masks(rate: float, bidirection
 
 def test_dropout_drops_at_its_rate_in_forward_alone_and_by_the_seed() -> None:
     def masks(seed: int) -> np.ndarray:
-        return np.concatenate(
-            [mask.ravel() for mask in LSTM(4, 32, 2, dropout=0.25, seed=seed).forward(x)[2].masks if mask is not None]
-        )
+        drawn = LSTM(4, 32, 2, dropout=0.25, seed=seed).forward(x)[2].drawn
+        return np.concatenate([mask.ravel() for mask in drawn.values()])
 
     x = np.random.default_rng(0).standard_normal((50, 20, 4)).astype(np.float32)
     found = masks(5)

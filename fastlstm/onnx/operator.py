@@ -18,8 +18,8 @@ import numpy as np
 from fastlstm import checks, weights
 from fastlstm.cell import ACTIVATIONS, Activation
 from fastlstm.layer import LSTM
-from fastlstm.passes import calls
-from fastlstm.runtime.jit import Variant
+from fastlstm.passes.packing import digest
+from fastlstm.runtime.variant import Variant
 
 # ONNX's names of activations, which are compared without regard to case.
 NAMES = (
@@ -308,7 +308,7 @@ _attributes = lru_cache(64, typed=True)(Attributes.checked)  # checking them tak
 def _operator(attributes: Attributes, given: Weights) -> Operator:
     """The operator of some attributes and weights, made anew unless one of the last ones had the same."""
     arrays = [array for array in given if array is not None]
-    mark = calls.digest(Variant(given.W.dtype.name), arrays)
+    mark = digest(Variant(given.W.dtype.name), arrays)
     key = attributes, given.W.dtype, given.W.shape, given.B is None, given.P is None, mark
     with _lock:
         if (found := _kept.get(key)) is not None:

@@ -8,82 +8,71 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastlstm.cell import CellSpec
 from fastlstm.kernels.gemm import BLOCK_ROWS
-from fastlstm.passes.backward import PRODUCT_ROWS, ZEROS, Backward
-from fastlstm.passes.entries import Digest, PackColumns, PackForward
-from fastlstm.passes.forward import Forward
+from fastlstm.passes.forward_whole import WHOLE_ROWS
+from fastlstm.passes.frames import Backward, Forward
+from fastlstm.passes.packing import Gradients, Transposed, Weights, frame_of, needs_whole_rows, padded, zeros
+from fastlstm.passes.weight_gradient import PRODUCT_ROWS, ZEROS
 from fastlstm.plan import PANEL, Plan
-from fastlstm.runtime.jit import Variant
-from fastlstm.runtime.memory import address, aligned, pool
+from fastlstm.runtime.memory import address, pool
 from fastlstm.runtime.threads import alone, crowded, fan_out, get_num_threads, met
+from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
 from fastlstm.simd.atomic import LINE
-from fastlstm.simd.digest import words
 from fastlstm.simd.isa import target
 
 PAD = 16  # elements between the rows of workspace, so that rows of 4 KiB do not fall on the same lines of L1
 
 
-def padded(n: int, dtype) -> int:
-    """n, rounded up to whole vectors."""
-    lanes = target().lanes(dtype)
-    return -(-n // lanes) * lanes
+class Ragged(NamedTuple):
+    """Which rows take which steps, for a call whose rows have lengths or resets (`passes.rows`)."""
+
+    offsets: np.ndarray  # (T + 1,) int64: where on the tape each step begins, and the last one ends
+    order: np.ndarray  # (B,) int64: the row of each rank
+    resets: list[np.ndarray | None]  # for each direction (T, B) bool, or None
+    h_reset: np.ndarray | None  # (D, B, P)
+    c_reset: np.ndarray | None  # (D, B, H)
+
+    @property
+    def size(self) -> int:
+        """N, the rows of the tape."""
+        return int(self.offsets[-1])
 
 
-class Weights(NamedTuple):
-    """One direction of one layer, packed for the forward pass."""
+class Masks(NamedTuple):
+    """Factors of one direction, (T, B, n) with any strides but for the last axis; what the cell does not have is
+    None.
+    """
 
-    weights: np.ndarray
-    bias: np.ndarray
-
-
-class Transposed(NamedTuple):
-    """One direction of one layer, packed for the backward pass."""
-
-    w_hh: np.ndarray
-    w_ih: np.ndarray
+    recurrent: np.ndarray | None = None
+    zoneout_c: np.ndarray | None = None
+    zoneout_h: np.ndarray | None = None
 
 
-def _frame(*frames) -> np.ndarray:
-    return np.array(frames, np.int64)
+class Taped(NamedTuple):
+    """What a forward pass keeps of one direction; N rows each, in order of steps and rank."""
+
+    gates: np.ndarray  # (N, 4, H)
+    cells: np.ndarray  # (N, H)
+    inputs: np.ndarray | None = None  # (N, P)
+    units_ih: np.ndarray | None = None  # (N, 4, H)
+    units_hh: np.ndarray | None = None  # (N, 4, H)
+    deviations: np.ndarray | None = None  # (N, 2)
 
 
-def _zeros(count: int, dtype) -> np.ndarray:
-    array = aligned(count, dtype)
-    array.fill(0)
-    return array
-
-
-def digest(variant: Variant, arrays: list[np.ndarray]) -> bytes:
-    """A digest of the contents of up to four contiguous arrays."""
-    out = np.zeros(words(), np.uint32)
-    flat = [word for a in arrays for word in (address(a), a.nbytes)]
-    frame = _frame(Digest(address(out), *flat, *[0] * (len(Digest._fields) - 1 - len(flat))))
-    worker("digest", Variant(variant.dtype)).run(0, address(frame))
-    return out.tobytes()
-
-
-def pack_forward(variant: Variant, w_ih, w_hh, b_ih, b_hh) -> Weights:
-    """Pack w_ih (4H, I), w_hh (4H, H) and both biases (4H,)."""
-    (_, I), H = w_ih.shape, w_hh.shape[1]
-    units = padded(H, w_ih.dtype)
-    weights, bias = aligned(4 * units * (I + H), w_ih.dtype), _zeros(4 * units, w_ih.dtype)
-    frame = _frame(PackForward(I, H, *map(address, (w_ih, w_hh, b_ih, b_hh, weights, bias))))
-    worker("pack_forward", Variant(variant.dtype)).run(0, address(frame))
-    return Weights(weights, bias)
-
-
-def pack_backward(variant: Variant, w_ih, w_hh) -> Transposed:
-    """Pack w_ih (4H, I) and w_hh (4H, H) by columns."""
-
-    def pack(w):
-        K, N = w.shape
-        packed = aligned(K * padded(N, w.dtype), w.dtype)
-        frame = _frame(PackColumns(K, N, address(w), address(packed)))
-        worker("pack_backward", Variant(variant.dtype)).run(0, address(frame))
-        return packed
-
-    return Transposed(pack(w_hh), pack(w_ih))
+def make_tape(variant: Variant, N: int, H: int, P: int, dtype: np.dtype) -> Taped:
+    """Room for the tape of one direction."""
+    taped = Taped(np.empty((N, 4, H), dtype), np.empty((N, H), dtype))
+    if variant.ragged or variant.special:
+        taped = taped._replace(inputs=np.empty((N, P), dtype))
+    if variant.normed:
+        taped = taped._replace(
+            units_ih=np.empty((N, 4, H), dtype),
+            units_hh=np.empty((N, 4, H), dtype),
+            deviations=np.empty((N, 2), dtype),
+        )
+    return taped
 
 
 class _Meeting:
@@ -128,15 +117,24 @@ def _run(name: str, variant: Variant, plan: Plan, frames: np.ndarray, cls, meeti
     alone(task, len(frames), address(frames))
 
 
+def _where(array: np.ndarray | None) -> int:
+    return 0 if array is None else address(array)
+
+
 def _strides(array: np.ndarray) -> tuple[int, int]:
-    """Elements from step to step and from row to row of an array (T, B, n)."""
-    return array.strides[0] // array.itemsize, array.strides[1] // array.itemsize
+    """Elements from step to step and from row to row of an array (T, B, n), or (N, n), which has no steps."""
+    step = array.strides[0] if array.ndim == 3 else 0
+    return step // array.itemsize, array.strides[-2] // array.itemsize
 
 
 def row_stride(x: np.ndarray) -> int | None:
-    """Elements between consecutive rows of x (T, B, n) taken as (T * B, n); None where that is no single number."""
-    T, B, _ = x.shape
+    """Elements between consecutive rows of x (T, B, n), taken as (T * B, n), or (N, n); None where that is no single
+    number.
+    """
     step, row = _strides(x)
+    if x.ndim == 2:
+        return row
+    T, B, _ = x.shape
     if B == 1:
         return step
     return row if T == 1 or step == B * row else None
@@ -149,107 +147,183 @@ def _uniform(x: np.ndarray) -> int:
     return row
 
 
+def _masks(masks: Masks, item: int) -> dict[str, int]:
+    """The fields of a frame that tell of masks."""
+    fields: dict[str, int] = {}
+    for name, mask in zip(("mask", "zone_c", "zone_h"), masks, strict=True):
+        if mask is not None:
+            fields |= {name: address(mask), f"{name}_step": mask.strides[0] // item}
+            fields |= {f"{name}_row": mask.strides[1] // item}
+    return fields
+
+
+def _shape(x: np.ndarray, ragged: Ragged | None) -> tuple[int, int]:
+    """T and B of a call."""
+    return x.shape[:2] if ragged is None else (len(ragged.offsets) - 1, len(ragged.order))
+
+
+def _ragged(ragged: Ragged | None, d: int, state_h: int, state_c: int) -> dict[str, int]:
+    """The fields of a frame that tell of lengths and resets."""
+    if ragged is None:
+        return {}
+    fields = {"offsets": address(ragged.offsets), "order": address(ragged.order)}
+    if (resets := ragged.resets[d]) is not None:
+        fields |= {"resets": address(resets)}
+        fields |= {"h_reset": _where(ragged.h_reset) + d * state_h, "c_reset": _where(ragged.c_reset) + d * state_c}
+    return fields
+
+
 def forward(
-    variant: Variant, plan: Plan, x, packs: list[Weights], h_0, c_0, y, h_n, c_n, tape, reverse: list[bool]
+    variant: Variant,
+    plan: Plan,
+    x: np.ndarray,
+    packs: list[Weights],
+    h_0: np.ndarray,
+    c_0: np.ndarray,
+    y: np.ndarray,
+    h_n: np.ndarray,
+    c_n: np.ndarray,
+    tape: list[Taped],
+    reverse: list[bool],
+    ragged: Ragged | None = None,
+    masks: list[Masks] | None = None,
 ) -> None:
-    """Run one layer: x (T, B, I); h_0, c_0, h_n, c_n (D, B, H); y (T, B, D*H); tape: for each direction gates (T,
-    B, 4, H) and c (T, B, H).
+    """Run one layer: x (T, B, I) or packed (N, I); h_0, h_n (D, B, P); c_0, c_n (D, B, H); y (T, B, D*P) or packed
+    (N, D*P).
     """
-    (T, B, I), (D, _, H), dtype = x.shape, h_0.shape, x.dtype
+    (T, B), I, (D, _, P), H, dtype = _shape(x, ragged), x.shape[-1], h_0.shape, c_0.shape[2], x.dtype
+    lanes, whole = target().lanes(dtype), needs_whole_rows(variant)
     room = 0 if plan.chunk else padded(I, dtype)  # for x before h
-    h_row = room + padded(H, dtype) + PAD
-    vectors = PANEL * target().lanes(dtype)
-    panels = -(-padded(H, dtype) // target().lanes(dtype) // (plan.parts if plan.by_units else 1))
-    scratch = (BLOCK_ROWS + plan.chunk * B * panels) * vectors
-    each = 3 * B * h_row + plan.parts * scratch
-    space = pool.take(D * each, dtype)
+    h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
+    vectors = PANEL * lanes
+    panels = -(-H // lanes)
+    z = BLOCK_ROWS * vectors
+    if whole:
+        z = vectors + WHOLE_ROWS * (panels * vectors * (2 if variant.normed else 1) + c_row)
+    scratch = z + plan.chunk * B * -(-panels // (plan.parts if plan.by_units else 1)) * vectors
+    sizes = [2 * B * h_row, B * c_row, B * h_row if variant.masked or variant.zoned_h else 0, plan.parts * scratch]
+    offsets = [sum(sizes[:k]) for k in range(len(sizes))]
+    space = pool.take(D * sum(sizes), dtype)
     meeting = _Meeting(D, plan.parts)
     x_step, x_row = _strides(x)
     if plan.chunk:
         x_row = _uniform(x)
     y_step, y_row = _strides(y)
-    item, base, state = dtype.itemsize, address(space), B * H * dtype.itemsize
+    item = dtype.itemsize
+    state_h, state_c = B * P * item, B * H * item
     frames = []
     for d in range(D):
-        here = base + d * each * item
-        gates, cells = (address(a) for a in tape[d]) if tape else (0, 0)
+        h, c, held, part = (address(space) + (d * sum(sizes) + offset) * item for offset in offsets)
+        taped = {}
+        if tape:
+            taped = {f: _where(array) for f, array in zip(Taped._fields, tape[d], strict=True)}
+        pack = {name: _where(array) for name, array in zip(Weights._fields, packs[d], strict=True)}
         frames.append(
             Forward(
-                T, B, I, H, plan.parts, plan.by_units, plan.chunk, reverse[d],
-                address(x), x_step, x_row, address(packs[d].weights), address(packs[d].bias),
-                address(h_0) + d * state, address(c_0) + d * state, address(y) + d * H * item, y_step, y_row,
-                address(h_n) + d * state, address(c_n) + d * state, gates, cells,
-                here + room * item, here + 2 * B * h_row * item, h_row, here + 3 * B * h_row * item, scratch,
-                D * plan.parts, meeting.place, meeting.barriers[d],
+                T=T, B=B, I=I, H=H, P=P, parts=plan.parts, by_units=plan.by_units, chunk=plan.chunk,
+                reverse=reverse[d], parties=D * plan.parts, meeting=meeting.place, sync=meeting.barriers[d],
+                x=address(x), x_step=x_step, x_row=x_row,
+                h_0=address(h_0) + d * state_h, c_0=address(c_0) + d * state_c,
+                y=address(y) + d * P * item, y_step=y_step, y_row=y_row,
+                h_n=address(h_n) + d * state_h, c_n=address(c_n) + d * state_c,
+                h=h + room * item, h_row=h_row, c=c, c_row=c_row, held=held,
+                scratch=part, scratch_part=scratch, projected=z,
+                x_packed=x.ndim == 2, y_packed=y.ndim == 2,
+                **({"gates": 0, "cells": 0} | taped), **pack, **_ragged(ragged, d, state_h, state_c),
+                **(_masks(masks[d], item) if masks else {}),
             )
         )  # fmt: skip
-    _run("forward", variant, plan, _frame(*frames), Forward, meeting)
+    _run("forward", variant, plan, frame_of(*frames), Forward, meeting)
     pool.give(space)
-
-
-class Gradients(NamedTuple):
-    """Gradients of one direction of one layer."""
-
-    w_ih: np.ndarray  # (4H, I)
-    w_hh: np.ndarray  # (4H, H)
-    b: np.ndarray  # (4H,)
 
 
 def backward(
     variant: Variant,
+    spec: CellSpec,
     plan: Plan,
-    x,
+    x: np.ndarray,
     packs: list[Transposed],
-    tape,
-    h_0,
-    c_0,
-    dy,
-    dh_n,
-    dc_n,
-    dxs,
-    dh_0,
-    dc_0,
+    tape: list[Taped],
+    h_0: np.ndarray,
+    c_0: np.ndarray,
+    dy: np.ndarray,
+    dh_n: np.ndarray,
+    dc_n: np.ndarray,
+    dxs: list[np.ndarray],
+    dh_0: np.ndarray,
+    dc_0: np.ndarray,
     reverse: list[bool],
-) -> list[Gradients]:
-    """Run one layer backward; shapes as in `forward`, dxs: an array like x for each direction. The gates on the
-    tape become dG.
+    ragged: Ragged | None = None,
+    masks: list[Masks] | None = None,
+) -> list[dict[str, np.ndarray]]:
+    """Run one layer backward; shapes as in `forward`, but that x of a ragged call is packed; dxs: an array (T, B, I) or
+    (N, I) for each direction. The gates on the tape become dG. Returns the gradients of each direction by name.
     """
-    (T, B, I), (D, _, H), dtype = x.shape, h_0.shape, x.dtype
-    lanes = target().lanes(dtype)
-    h_row, dg_row, dw_row = padded(H, dtype) + PAD, 4 * H + PAD, padded(4 * H, dtype) + PAD
-    h_row, dg_row = padded(h_row, dtype), padded(dg_row, dtype)
-    scratch = (ZEROS + max(BLOCK_ROWS, PRODUCT_ROWS) * PANEL) * lanes + padded(
-        (I + H) * min(PRODUCT_ROWS, T * B), dtype
-    )
-    sizes = [(I + H) * dw_row, 2 * B * dg_row, B * h_row, plan.chunk * B * h_row, plan.parts * scratch]
-    offsets = [sum(sizes[:k]) * dtype.itemsize for k in range(len(sizes))]
-    space = pool.take(D * sum(sizes), dtype)
+    (T, B), I, (D, _, P), H, dtype = _shape(x, ragged), x.shape[-1], h_0.shape, c_0.shape[2], x.dtype
+    N = T * B if ragged is None else ragged.size
+    lanes, whole = target().lanes(dtype), needs_whole_rows(variant)
+    h_row, c_row, dg_row = (padded(n + PAD, dtype) for n in (padded(P, dtype), padded(H, dtype), 4 * H))
+    dw_row = padded(4 * H, dtype) + PAD
+    block = max(BLOCK_ROWS, PRODUCT_ROWS) * PANEL * lanes + padded((I + P) * min(PRODUCT_ROWS, N), dtype)
+    if whole:
+        block = max(block, WHOLE_ROWS * (h_row + 2 * c_row) + c_row)
+    scratch = ZEROS * lanes + block
+    rows, peephole = plan.chunk * B, variant.diagonal or variant.full
+    sizes = {
+        "dw": (I + P) * dw_row,
+        "dg": 2 * B * dg_row,
+        "dc": B * c_row,
+        "h": rows * h_row if not (variant.ragged or variant.special) else 0,
+        "carry": B * h_row if variant.zoned_h else 0,
+        "before": rows * H if peephole else 0,
+        "after": rows * H if peephole else 0,
+        "dh": rows * h_row if variant.projected else 0,
+        "r": rows * H if variant.projected else 0,
+        **{name: rows * 4 * H if variant.normed else 0 for name in ("du", "dv")},
+        **{name: rows * H if variant.normed else 0 for name in ("dn", "units_c")},
+        "scratch": plan.parts * scratch,
+    }
+    sizes = {name: padded(size + lanes, dtype) for name, size in sizes.items()}
+    space = pool.take(D * sum(sizes.values()), dtype)
     meeting = _Meeting(D, plan.parts)
     dy_step, dy_row = _strides(dy)
-    x_row = _uniform(x)
-    item, state = dtype.itemsize, B * H * dtype.itemsize
-    frames, grads = [], []
+    item = dtype.itemsize
+    state_h, state_c = B * P * item, B * H * item
+    frames, grads, start = [], [], address(space)
     for d in range(D):
-        dw, dg, dc, h, scratch_at = (address(space) + d * sum(sizes) * item + offset for offset in offsets)
-        gates, cells = tape[d]
+        room = {}
+        for name, size in sizes.items():
+            room[name], start = start, start + size * item
         dx_step, dx_row = _strides(dxs[d])
-        grad = Gradients(np.empty((4 * H, I), dtype), np.empty((4 * H, H), dtype), np.empty(4 * H, dtype))
+        grad = Gradients(spec, I, H, dtype, dw_row)
         grads.append(grad)
+        arrays = dict(zip(Transposed._fields, packs[d], strict=True))
+        arrays |= dict(zip(Taped._fields, tape[d], strict=True))
+        arrays |= {"dw_ih": grad.w_ih, "dw_hh": grad.w_hh, "db": grad.b, "dw_hr": grad.w_hr}
+        arrays |= {"dw_ch": grad.w_ch, "dw_ch_new": grad.w_ch_new}
+        if grad.normal is not None:
+            arrays |= dict(zip(("dgain_ih", "dgain_hh", "dgain_c", "dshift_c"), grad.normal, strict=True))
+        extra = _ragged(ragged, d, state_h, state_c)
+        extra.pop("h_reset", None)
         frames.append(
             Backward(
-                T, B, I, H, plan.parts, plan.by_units, plan.chunk, reverse[d],
-                address(x), x_row, address(gates), address(cells), address(h_0) + d * state, address(c_0) + d * state,
-                address(dy) + d * H * item, dy_step, dy_row, address(dh_n) + d * state, address(dc_n) + d * state,
-                address(packs[d].w_hh), address(packs[d].w_ih), address(dxs[d]), dx_step, dx_row,
-                address(dh_0) + d * state, address(dc_0) + d * state,
-                address(grad.w_ih), address(grad.w_hh), address(grad.b),
-                dw, dw_row, dg, dg_row, dc, h, h_row, scratch_at, scratch,
-                D * plan.parts, meeting.place, meeting.barriers[d],
+                T=T, B=B, I=I, H=H, P=P, parts=plan.parts, by_units=plan.by_units, chunk=plan.chunk,
+                reverse=reverse[d], parties=D * plan.parts, meeting=meeting.place, sync=meeting.barriers[d],
+                x=address(x), x_row=_uniform(x),
+                h_0=address(h_0) + d * state_h, c_0=address(c_0) + d * state_c,
+                dy=address(dy) + d * P * item, dy_step=dy_step, dy_row=dy_row,
+                dh_n=address(dh_n) + d * state_h, dc_n=address(dc_n) + d * state_c,
+                dx=address(dxs[d]), dx_step=dx_step, dx_row=dx_row,
+                dh_0=address(dh_0) + d * state_h, dc_0=address(dc_0) + d * state_c,
+                dw_row=dw_row, dg_row=dg_row, c_row=c_row, h_row=h_row, scratch_part=scratch,
+                dw_hr_row=padded(H, dtype), dy_packed=dy.ndim == 2, dx_packed=dxs[d].ndim == 2,
+                **room, **{name: _where(array) for name, array in arrays.items()}, **extra,
+                **(_masks(masks[d], item) if masks else {}),
             )
         )  # fmt: skip
-    _run("backward", variant, plan, _frame(*frames), Backward, meeting)
+    _run("backward", variant, plan, frame_of(*frames), Backward, meeting)
     pool.give(space)
-    return grads
+    return [grad.named() for grad in grads]
 
 
 class StepCall:
@@ -261,33 +335,39 @@ class StepCall:
         self,
         variant: Variant,
         packs: list[Weights],
-        input_size: int,
-        hidden_size: int,
-        batch_size: int,
+        sizes: tuple[int, int, int, int],  # I, H, P, B
         dtype: np.dtype,
+        masks: list[Masks] | None = None,
     ) -> None:
-        B, H, item = batch_size, hidden_size, dtype.itemsize
-        room = padded(max(input_size, H), dtype)
-        h_row = room + padded(H, dtype) + PAD
-        scratch = BLOCK_ROWS * PANEL * target().lanes(dtype)
-        self.x = _zeros(B * input_size, dtype).reshape(B, input_size)
-        self.h = _zeros(len(packs) * B * H, dtype).reshape(len(packs), B, H)
-        self.c = np.zeros_like(self.h)
-        self._outputs = [np.zeros((B, H), dtype) for _ in packs]
+        (I, H, P, B), item, L = sizes, dtype.itemsize, len(packs)
+        room, lanes = padded(max(I, P), dtype), target().lanes(dtype)
+        h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
+        scratch = BLOCK_ROWS * PANEL * lanes
+        if needs_whole_rows(variant):
+            scratch = PANEL * lanes + WHOLE_ROWS * (padded(H, dtype) * PANEL * (2 if variant.normed else 1) + c_row)
+        self.x = zeros(B * I, dtype).reshape(B, I)
+        self.h = zeros(L * B * P, dtype).reshape(L, B, P)
+        self.c = zeros(L * B * H, dtype).reshape(L, B, H)
+        self._outputs = [np.zeros((B, P), dtype) for _ in packs]
         self.y = self._outputs[-1]
-        self._space, self._meeting, self._packs = _zeros(3 * B * h_row + scratch, dtype), _Meeting(1, 1), packs
+        self._space = zeros(3 * B * h_row + B * c_row + scratch, dtype)
+        self._kept = _Meeting(1, 1), packs, masks
         base, frames = address(self._space), []
         for k, pack in enumerate(packs):
             x = self._outputs[k - 1] if k else self.x
             h, c = address(self.h[k]), address(self.c[k])
             frames.append(
                 Forward(
-                    1, B, x.shape[1], H, 1, 0, 0, 0,
-                    address(x), x.size, x.shape[1], address(pack.weights), address(pack.bias), h, c,
-                    address(self._outputs[k]), B * H, H, h, c, 0, 0,
-                    base + room * item, base + 2 * B * h_row * item, h_row, base + 3 * B * h_row * item, scratch,
-                    1, self._meeting.place, self._meeting.barriers[0],
+                    T=1, B=B, I=x.shape[1], H=H, P=P, parts=1, by_units=0, chunk=0, reverse=0,
+                    parties=1, meeting=0, sync=0,
+                    x=address(x), x_step=x.size, x_row=x.shape[1], h_0=h, c_0=c,
+                    y=address(self._outputs[k]), y_step=B * P, y_row=P, h_n=h, c_n=c, gates=0, cells=0,
+                    h=base + room * item, h_row=h_row, held=base + 2 * B * h_row * item,
+                    c=base + 3 * B * h_row * item, c_row=c_row,
+                    scratch=base + (3 * B * h_row + B * c_row) * item, scratch_part=scratch, projected=scratch,
+                    **{name: _where(array) for name, array in zip(Weights._fields, pack, strict=True)},
+                    **(_masks(masks[k], item) if masks else {}),
                 )
             )  # fmt: skip
-        self._frames = _frame(*frames)
+        self._frames = frame_of(*frames)
         self.address = address(self._frames)

@@ -11,13 +11,15 @@ from fastlstm.kernels.pack import pack_bias, pack_columns, pack_gates
 from fastlstm.passes import backward as _backward
 from fastlstm.passes import forward as _forward
 from fastlstm.passes import step as _step
-from fastlstm.runtime.jit import Variant, read
+from fastlstm.passes.frames import Forward
+from fastlstm.runtime.jit import read
+from fastlstm.runtime.variant import Variant
 from fastlstm.simd.digest import absorb
 from fastlstm.simd.vector import pointer
 
 run_forward, run_backward = _forward.forward, _backward.backward
 run_step_forward, run_step_backward = _step.step_forward, _step.step_backward
-FORWARD_BYTES = 8 * len(_forward.Forward._fields)
+FORWARD_BYTES = 8 * len(Forward._fields)
 
 
 class PackForward(NamedTuple):
@@ -25,11 +27,12 @@ class PackForward(NamedTuple):
 
     I: int
     H: int
+    P: int
     w_ih: int  # (4H, I)
-    w_hh: int  # (4H, H)
+    w_hh: int  # (4H, P)
     b_ih: int  # (4H,)
     b_hh: int  # (4H,)
-    weights: int  # [panel][I + H][gate][lane]
+    weights: int  # [panel][I + P][gate][lane]
     bias: int  # zeros, [panel][gate][lane]
 
 
@@ -74,8 +77,8 @@ def pack_forward(variant: Variant):
     def worker(part, frame):
         f = read(frame, PackForward)
         weights = pointer(f.weights, variant)
-        pack_gates(pointer(f.w_ih, variant), f.H, f.I, weights, SAME, f.I + f.H)
-        pack_gates(pointer(f.w_hh, variant), f.H, f.H, weights, f.I, f.I + f.H)
+        pack_gates(pointer(f.w_ih, variant), f.H, f.I, weights, SAME, f.I + f.P)
+        pack_gates(pointer(f.w_hh, variant), f.H, f.P, weights, f.I, f.I + f.P)
         pack_bias(pointer(f.b_ih, variant), pointer(f.b_hh, variant), f.H, pointer(f.bias, variant))
 
     return worker

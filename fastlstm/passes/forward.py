@@ -1,245 +1,201 @@
 """The forward pass of one layer over a whole sequence, for inference and, with a tape, for training.
 
 For every step and every panel (one vector of units, its four gates): z = bias + W x_t + R h' by the tile, then the
-cell, while z is in L1. Rows are independent, so threads that split rows never meet; threads that split units meet
-at one barrier a step. W x is either computed for a chunk of steps beforehand (few rows: W is then read once a
-chunk) or as more steps of k of the same product (many rows). The order in which an element's products are added is
-the same in all these ways: bias, x_0 .. x_{I-1}, h_0 .. h_{H-1}.
+cell. Rows are independent, so threads that split rows never meet; threads that split units meet at one barrier a
+step. W x is either computed for a chunk of steps beforehand (few rows: W is then read once a chunk) or as more steps
+of k of the same product (many rows). The order in which an element's products are added is the same in all these
+ways: bias, x_0 .. x_{I-1}, h_0 .. h_{H-1}.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from fastlstm.kernels.gates import cell_fwd
-from fastlstm.kernels.gemm import BLOCK_ROWS, FULL, NEXT, SAME, cut, gemm, panels_at_once
-from fastlstm.runtime.jit import inline, kernel, read
+from fastlstm.kernels.gemm import BLOCK_ROWS, FULL, NEXT, SAME, cut, gemm
+from fastlstm.passes.forward_step import step_by_panel
+from fastlstm.passes.forward_whole import WHOLE_ROWS, step_by_row
+from fastlstm.passes.frames import Forward
+from fastlstm.passes.rows import at, first, lot_of, place, reset_at, rows_at, step_of, taped
+from fastlstm.runtime.jit import choose, inline, kernel, read
 from fastlstm.simd.atomic import LINE, barrier, flush_denormals, rendezvous, restore_mode
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import lanes, load, pointer, store
 
 
-class Forward(NamedTuple):
-    """Arguments of one direction of one layer: sizes, addresses of contiguous arrays, strides in elements."""
+def step(
+    v, frame, lot, panel, panel_end, row, rows, t, following, h_before, h_after, projected, projected_row, scratch
+):
+    """One step of the rows row .. row + rows and the panels panel .. panel_end; `following` is the step taken next."""
 
-    T: int
-    B: int
-    I: int
-    H: int
-    parts: int  # threads that share this direction
-    by_units: int  # whether they split units rather than rows
-    chunk: int  # steps whose W x is computed beforehand; 0: with each step
-    reverse: int  # whether time runs from T - 1 to 0
-    x: int  # (T, B, I), last axis contiguous
-    x_step: int
-    x_row: int
-    weights: int  # [panel][I + H][gate][lane]
-    bias: int  # [panel][gate][lane]
-    h_0: int  # (B, H)
-    c_0: int  # (B, H)
-    y: int  # (T, B, H), last axis contiguous
-    y_step: int
-    y_row: int
-    h_n: int  # (B, H)
-    c_n: int  # (B, H)
-    gates: int  # tape: (T, B, 4, H) of i, f, g, o
-    cells: int  # tape: (T, B, H) of c
-    h: int  # workspace: two times (B, h_row), h of the step before and of this one; x stands before each row
-    c: int  # workspace: (B, h_row)
-    h_row: int
-    scratch: int  # workspace of each part: z of a block of rows, then W x of a chunk
-    scratch_part: int
-    parties: int  # threads of the whole call, both directions
-    meeting: int  # where they meet once: arrivals and, on a line of its own, the verdict
-    sync: int  # barrier of the parts
+
+@choose(step, forceinline=False)
+def _step(v):
+    return (step_by_row if v.normed or v.projected or v.full else step_by_panel).py_func
+
+
+@inline
+def block_rows(v):
+    """Rows that a step takes at once."""
+    return WHOLE_ROWS if v.normed or v.projected or v.full else BLOCK_ROWS
 
 
 @kernel
-def project(v, f, first, last, t, steps, z):
-    """z = bias + W x for the panels first .. last and all rows of the steps t .. t + steps: (steps * B, panels, 4
-    vectors).
-    """
-    x = pointer(f.x, v) + t * f.x_step
+def project(v, frame, panel, panel_end, t, steps, z):
+    """z = bias + W x for some panels and all rows of the steps t .. t + steps: (rows, panels, 4 vectors)."""
+    f = read(frame, Forward)
+    rows = first(v, f, t + steps) - first(v, f, t)
+    x = pointer(f.x, v) + (first(v, f, t) * f.x_row if v.ragged else t * f.x_step)
     width = PANEL * lanes(z)
-    row = (last - first) * width
-    rows = steps * f.B
+    row = (panel_end - panel) * width
     blocks = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
-    for panel in range(first, last):
-        weights = pointer(f.weights, v) + panel * (f.I + f.H) * width
-        bias = pointer(f.bias, v) + panel * width
+    for p in range(panel, panel_end):
+        weights = pointer(f.weights, v) + p * (f.I + f.P) * width
+        bias = pointer(f.bias, v) + p * width
         for block in range(blocks):
             r = cut(rows, blocks, block)
             count = cut(rows, blocks, block + 1) - r
-            gemm(
-                count,
-                FULL,
-                f.I,
-                x + r * f.x_row,
-                f.x_row,
-                NEXT,
-                weights,
-                SAME,
-                bias,
-                SAME,
-                z + (r * row + (panel - first) * width),
-                row,
-            )
+            to = z + (r * row + (p - panel) * width)
+            gemm(count, FULL, f.I, x + r * f.x_row, f.x_row, NEXT, weights, SAME, bias, SAME, to, row)
 
 
 @kernel
-def stage(v, f, t, row, rows, to):
+def stage(v, frame, lot, t, row, rows, to):
     """Copy x_t of the rows row .. row + rows to where h of the step before stands: just before it, so that [x, h]
     is one row of A.
     """
-    x = pointer(f.x, v) + t * f.x_step
-    count = lanes(x)
+    f = read(frame, Forward)
+    count = lanes(to)
     for r in range(row, row + rows):
+        x = pointer(f.x, v) + at(v, f, lot, t, r, f.x_packed, f.x_step, f.x_row)
         for k in range(0, f.I, count):
-            store(to + (r * f.h_row + k), load(x + (r * f.x_row + k), f.I - k), f.I - k)
+            store(to + (r * f.h_row + k), load(x + k, f.I - k), f.I - k)
 
 
 @inline
-def update(v, f, t, row, panel, z, h):
-    """The cell on one vector of units of one row: from z to c, h, y and the tape."""
-    count = lanes(z)
-    unit = panel * count
-    n = f.H - unit
-    state = row * f.h_row + unit
-    c = pointer(f.c, v) + state
-    i, g_f, g, o, c_new, h_new = cell_fwd(
-        v, load(z), load(z + count), load(z + 2 * count), load(z + 3 * count), load(c)
-    )
-    store(c, c_new)
-    store(h + state, h_new)
-    store(pointer(f.y, v) + (t * f.y_step + row * f.y_row + unit), h_new, n)
-    if v.training:
-        gates = pointer(f.gates, v) + ((t * f.B + row) * 4 * f.H + unit)
-        store(gates, i, n)
-        store(gates + f.H, g_f, n)
-        store(gates + 2 * f.H, g, n)
-        store(gates + 3 * f.H, o, n)
-        store(pointer(f.cells, v) + ((t * f.B + row) * f.H + unit), c_new, n)
+def copy(source, unit, end, target):
+    """Copy the units unit .. end of a row."""
+    for k in range(unit, end, lanes(source)):
+        store(target + k, load(source + k, end - k), end - k)
 
 
 @kernel
-def step(v, f, first, last, row, rows, t, h_before, h_after, projected, projected_row, scratch):
-    """One step of the rows row .. row + rows and the panels first .. last; `projected` holds their W x where a
-    chunk was computed beforehand.
-    """
-    count = lanes(scratch)
-    width = PANEL * count
-    total = f.I + f.H
-    skip = f.I if f.chunk > 0 else SAME
-    a = h_before + (row * f.h_row - f.I + skip)
-    at_once = panels_at_once(rows, last - first)
-    panel = first
-    while panel < last:
-        while panel + at_once > last:
-            at_once //= 2
-        z_row = at_once * width
-        b = pointer(f.weights, v) + (panel * total + skip) * width
-        if f.chunk > 0:
-            start, start_row = projected + (panel - first) * width, projected_row
+def enter(v, frame, lot, row, row_end, unit, end, t, h, h_from, c_from):
+    """Give the rows row .. row_end the state h, c of the caller, with which they take step t."""
+    f = read(frame, Forward)
+    h_end = min(end, f.P)
+    for r in range(row, row_end):
+        here = place(v, f, lot, r)
+        copy(pointer(c_from, v) + here * f.H, unit, end, pointer(f.c, v) + r * f.c_row)
+        source = pointer(h_from, v) + here * f.P
+        if v.masked or v.zoned_h:
+            copy(source, unit, h_end, pointer(f.held, v) + r * f.h_row)
+        if v.masked:
+            mask = pointer(f.mask, v) + (t * f.mask_step + here * f.mask_row)
+            for k in range(unit, h_end, lanes(h)):
+                store(h + (r * f.h_row + k), load(source + k, h_end - k) * load(mask + k, h_end - k), h_end - k)
         else:
-            start, start_row = pointer(f.bias, v) + panel * width, SAME
-        gemm(rows, at_once * PANEL, total - skip, a, f.h_row, NEXT, b, total * width, start, start_row, scratch, z_row)
-        for r in range(rows):
-            for p in range(at_once):
-                update(v, f, t, row + r, panel + p, scratch + (r * z_row + p * width), h_after)
-        panel += at_once
-
-
-@inline
-def move_state(v, f, row, rows, first, last, h_from, c_from, from_row, h_to, c_to, to_row):
-    """Copy h and c of the rows row .. row + rows and the units first .. last."""
-    for r in range(row, row + rows):
-        for unit in range(first, last, lanes(h_from)):
-            n = last - unit
-            store(h_to + (r * to_row + unit), load(h_from + (r * from_row + unit), n), n)
-            store(c_to + (r * to_row + unit), load(c_from + (r * from_row + unit), n), n)
+            copy(source, unit, h_end, h + r * f.h_row)
 
 
 @kernel
-def forward(v, part, address):
+def leave(v, frame, lot, row, row_end, unit, end, h):
+    """Hand the last state of the rows row .. row_end to the caller."""
+    f = read(frame, Forward)
+    last = pointer(f.held, v) if v.masked or v.zoned_h else h
+    for r in range(row, row_end):
+        here = place(v, f, lot, r)
+        copy(last + r * f.h_row, unit, min(end, f.P), pointer(f.h_n, v) + here * f.P)
+        copy(pointer(f.c, v) + r * f.c_row, unit, end, pointer(f.c_n, v) + here * f.H)
+
+
+@kernel
+def begin(v, frame, lot, known, t, unit, end, h):
+    """Make the state ready for step t: rows beyond the `known` ones enter, others may be reset; and keep what goes into
+    the gates.
+    """
+    f = read(frame, Forward)
+    rows = rows_at(v, f, lot, t)
+    if known < rows:
+        enter(v, frame, lot, lot.row + known, lot.row + rows, unit, end, t, h, f.h_0, f.c_0)
+    if v.ragged and f.resets != 0:
+        for r in range(lot.row, lot.row + rows):
+            if reset_at(v, f, lot, t, r):
+                enter(v, frame, lot, r, r + 1, unit, end, t, h, f.h_reset, f.c_reset)
+    if v.training and (v.ragged or v.special):
+        for r in range(lot.row, lot.row + rows):
+            copy(h + r * f.h_row, unit, min(end, f.P), pointer(f.inputs, v) + taped(v, f, lot, t, r) * f.P)
+
+
+@inline
+def stage_mine(v, f, frame, lot, part, t, h):
+    """Copy x_t of this part's share of the rows that take step t."""
+    rows, row, mine = rows_at(v, f, lot, t), lot.row, 0
+    if f.by_units:
+        mine = cut(rows, f.parts, part)
+        rows = cut(rows, f.parts, part + 1) - mine
+    stage(v, frame, lot, t, row + mine, rows, h - f.I)
+
+
+@kernel
+def forward(v, part, frame):
     """One part of the forward pass; parts of a second direction follow those of the first, as its frame follows
     the first's.
     """
-    f = read(address, Forward)
+    f = read(frame, Forward)
     if part >= f.parts:
-        f = read(address + 8 * len(f), Forward)
+        frame += 8 * len(f)
+        f = read(frame, Forward)
         part -= f.parts
     h = pointer(f.h, v)
     count = lanes(h)
     panels = (f.H + count - 1) // count
-    row, row_end, first, last = 0, f.B, 0, panels
+    panel, panel_end = 0, panels
     if f.by_units:
         if not rendezvous(f.meeting, f.meeting + LINE, f.parties):
             return
-        first, last = cut(panels, f.parts, part), cut(panels, f.parts, part + 1)
-    else:
-        row, row_end = cut(f.B, f.parts, part), cut(f.B, f.parts, part + 1)
+        panel, panel_end = cut(panels, f.parts, part), cut(panels, f.parts, part + 1)
+    lot = lot_of(f, part)
     mode = flush_denormals()
     state = f.B * f.h_row
-    units, units_end = first * count, min(last * count, f.H)
-    move_state(
-        v,
-        f,
-        row,
-        row_end - row,
-        units,
-        units_end,
-        pointer(f.h_0, v),
-        pointer(f.c_0, v),
-        f.H,
-        h,
-        pointer(f.c, v),
-        f.h_row,
-    )
+    unit, end = panel * count, min(panel_end * count, f.H)
     scratch = pointer(f.scratch, v) + part * f.scratch_part
-    projected = scratch + BLOCK_ROWS * PANEL * count
-    projected_row = (last - first) * PANEL * count
-    blocks = (row_end - row + BLOCK_ROWS - 1) // BLOCK_ROWS
+    projected = scratch + f.projected
+    projected_row = (panel_end - panel) * PANEL * count
     arrivals = 0
-    mine, mine_end = row, row_end  # rows whose x this part copies
-    if f.by_units:
-        mine, mine_end = cut(f.B, f.parts, part), cut(f.B, f.parts, part + 1)
+    t = step_of(f, 0)
+    begin(v, frame, lot, 0, t, unit, end, h)
     if f.chunk == 0:
-        stage(v, f, f.T - 1 if f.reverse else 0, mine, mine_end - mine, h - f.I)
+        stage_mine(v, f, frame, lot, part, t, h)
     if f.by_units:  # h_0 must be whole before anybody reads it
         arrivals += f.parts
         barrier(f.sync, arrivals)
     lowest = 0  # the earliest step of the current chunk
     for s in range(f.T):
-        t = f.T - 1 - s if f.reverse else s
+        t = step_of(f, s)
+        following = step_of(f, min(s + 1, f.T - 1))
         if f.chunk > 0:
             if s % f.chunk == 0:
                 steps = min(f.chunk, f.T - s)
                 lowest = t - steps + 1 if f.reverse else t
-                project(v, f, first, last, lowest, steps, projected)
+                project(v, frame, panel, panel_end, lowest, steps, projected)
         h_before, h_after = h + (s & 1) * state, h + (1 - (s & 1)) * state
+        rows = rows_at(v, f, lot, t)
+        blocks = (rows + block_rows(v) - 1) // block_rows(v)
         for block in range(blocks):
-            r = row + cut(row_end - row, blocks, block)
-            rows = row + cut(row_end - row, blocks, block + 1) - r
-            z = projected + ((t - lowest) * f.B + r) * projected_row
-            step(v, f, first, last, r, rows, t, h_before, h_after, z, projected_row, scratch)
-        if f.chunk == 0 and s + 1 < f.T:
-            stage(v, f, t - 1 if f.reverse else t + 1, mine, mine_end - mine, h_after - f.I)
+            r = cut(rows, blocks, block)
+            here = cut(rows, blocks, block + 1) - r
+            z = projected + (first(v, f, t) - first(v, f, lowest) + r) * projected_row
+            step(
+                v, frame, lot, panel, panel_end, lot.row + r, here, t, following, h_before, h_after, z, projected_row,
+                scratch,
+            )  # fmt: skip
+        staying = rows_at(v, f, lot, following) if s + 1 < f.T else 0
+        if staying < rows:
+            leave(v, frame, lot, lot.row + staying, lot.row + rows, unit, end, h_after)
+        if s + 1 < f.T:
+            if v.ragged or v.special:
+                begin(v, frame, lot, rows, following, unit, end, h_after)
+            if f.chunk == 0:
+                stage_mine(v, f, frame, lot, part, following, h_after)
         if f.by_units:
             arrivals += f.parts
             barrier(f.sync, arrivals)
-    h = h + (f.T & 1) * state
-    move_state(
-        v,
-        f,
-        row,
-        row_end - row,
-        units,
-        units_end,
-        h,
-        pointer(f.c, v),
-        f.h_row,
-        pointer(f.h_n, v),
-        pointer(f.c_n, v),
-        f.H,
-    )
     restore_mode(mode)

@@ -12,14 +12,15 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.kernels.gemm import BLOCK_ROWS
-from fastlstm.passes.calls import PAD, Weights, padded
-from fastlstm.passes.forward import Forward
+from fastlstm.passes.calls import PAD
+from fastlstm.passes.frames import Forward
+from fastlstm.passes.packing import Weights, padded
 from fastlstm.passes.short_step import Seat, ShortBackward, ShortStep, is_plain, is_plain_pair
 from fastlstm.passes.step import ROWS
 from fastlstm.plan import GFLOPS, PANEL, REGION_US, Plan, plan_forward
-from fastlstm.runtime.jit import Variant
 from fastlstm.runtime.memory import address, addresses, aligned
 from fastlstm.runtime.threads import fan_out, get_num_threads
+from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
 from fastlstm.simd.isa import target
 
@@ -140,12 +141,14 @@ class ShortForward:
                 space = aligned(3 * s.B * h_row + plan.parts * scratch, dtype)
                 base = address(space)
                 values = dict.fromkeys(Forward._fields, 0) | {
-                    "T": s.T, "B": s.B, "I": I, "H": s.H, "parts": plan.parts, "chunk": plan.chunk, "reverse": d,
+                    "T": s.T, "B": s.B, "I": I, "H": s.H, "P": s.H, "parts": plan.parts, "chunk": plan.chunk,
+                    "reverse": d,
                     "x": address(between[k - 1]) if k else 0, "x_step": x_step, "x_row": x_row,
                     "y": address(between[k]) + d * s.H * dtype.itemsize if k < s.layers - 1 else 0,
-                    "y_step": y_step, "y_row": y_row, "h_row": h_row, "h": base + room * dtype.itemsize,
+                    "y_step": y_step, "y_row": y_row, "h_row": h_row, "c_row": h_row, "h": base + room * dtype.itemsize,
                     "c": base + 2 * s.B * h_row * dtype.itemsize, "scratch": base + 3 * s.B * h_row * dtype.itemsize,
-                    "scratch_part": scratch, "parties": s.directions * plan.parts,
+                    "scratch_part": scratch, "projected": BLOCK_ROWS * PANEL * target().lanes(dtype),
+                    "parties": s.directions * plan.parts,
                 }  # fmt: skip
                 frames.append([values[name] for name in Forward._fields])
                 spaces.append(space)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.passes.calls import padded
+from fastlstm.passes.packing import padded
 from fastlstm.passes.step import StepBackward, StepForward, backward_workspace, forward_workspace
-from fastlstm.runtime.jit import Variant
 from fastlstm.runtime.memory import address, addresses, aligned
+from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import Worker, worker
 from fastlstm.simd.isa import target
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastlstm.kernels.gates import cell_bwd, cell_fwd
+from fastlstm.kernels.gates import memory_bwd, memory_fwd, output_bwd, output_fwd
 from fastlstm.kernels.gemm import DEPTH, NEXT, SAME, TILE_ROWS
 from fastlstm.kernels.pack import pack_units
 from fastlstm.runtime.jit import inline, kernel, read
@@ -200,17 +200,15 @@ def cells(v, f, t, z, dc, h_after, row):
             n, at, to = f.H - unit, r * f.H + unit, r * row + unit
             gates = pointer(f.gates, v) + ((t * f.B + r) * 4 * f.H + unit)
             dh = load(z + to) + load(pointer(f.dy, v) + (t * f.dy_step + r * f.dy_row + unit), n)
-            dz_i, dz_f, dz_g, dz_o, dc_before, h = cell_bwd(
-                v,
+            i, g_f, g, o = (
                 load(gates, n),
                 load(gates + f.H, n),
                 load(gates + 2 * f.H, n),
                 load(gates + 3 * f.H, n),
-                load(before + at, n),
-                load(here + at, n),
-                dh,
-                load(dc + to),
             )
+            c_before, c = load(before + at, n), load(here + at, n)
+            dz_o, dc_here, h = output_bwd(v, o, c_before, c, c, dh, load(dc + to), z)
+            dz_i, dz_f, dz_g, dc_before = memory_bwd(v, i, g_f, g, dz_o, c_before, dc_here, z)
             store(dc + to, dc_before)
             store(h_after + to, h)
             store(gates, dz_i, n)
@@ -297,14 +295,9 @@ def step_forward(v, address):
         add_product(f, panel, pointer(f.w_hh, v), f.H, pointer(f.h_0, v), z, width, packed, z)
         for r in range(f.B):
             at, here = r * f.H + unit, z + r * width
-            i, g_f, g, o, c, h = cell_fwd(
-                v,
-                load(here),
-                load(here + count),
-                load(here + 2 * count),
-                load(here + 3 * count),
-                load(pointer(f.c_0, v) + at, n),
-            )
+            c_before = load(pointer(f.c_0, v) + at, n)
+            i, g_f, g, c = memory_fwd(v, load(here), load(here + count), load(here + 2 * count), c_before, here)
+            o, h = output_fwd(v, load(here + 3 * count), c_before, c, c, here)
             store(pointer(f.c_n, v) + at, c, n)
             store(pointer(f.h_n, v) + at, h, n)
             store(pointer(f.y, v) + at, h, n)

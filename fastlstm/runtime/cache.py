@@ -23,7 +23,7 @@ from pathlib import Path
 import llvmlite
 
 PACKAGE = Path(__file__).parent.parent
-SOURCES = ("simd/*.py", "kernels/*.py", "passes/*.py", "runtime/*.py", "models/kernels.py")
+SOURCES = ("cell.py", "simd/*.py", "kernels/*.py", "passes/*.py", "runtime/*.py", "models/kernels.py")
 CHECKSUM = 32  # bytes of SHA-256 at the head of a file
 PATIENCE_S = 60.0  # several times what any kernel takes to compile
 _warned = False

@@ -9,9 +9,10 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
 from fastlstm.runtime.cache import PACKAGE, digest, folder
-from fastlstm.runtime.jit import WORKER, Variant
+from fastlstm.runtime.jit import WORKER
 from fastlstm.runtime.linking import Emitted
 from fastlstm.runtime.machine import processor
+from fastlstm.runtime.variant import Variant
 
 
 @global_compiler_lock

@@ -6,15 +6,26 @@ of int64 words.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.imputils import lower_constant
 from numba.core.typing.templates import AttributeTemplate
-from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, models, register_model, typeof_impl
+from numba.extending import (
+    infer_getattr,
+    intrinsic,
+    lower_getattr_generic,
+    models,
+    overload,
+    register_model,
+    typeof_impl,
+)
 
 from fastlstm.runtime.linking import PART
-from fastlstm.runtime.variant import Variant
+from fastlstm.runtime.variant import Function, Variant
 
 inline = numba.njit(forceinline=True, **PART)  # disappears into its caller: arithmetic on vectors
 kernel = numba.njit(**PART)  # a function of its own
@@ -22,41 +33,65 @@ kernel = numba.njit(**PART)  # a function of its own
 WORKER = types.void(types.intp, types.intp)
 
 
-class VariantType(types.Type):
-    """The Numba type of one Variant: the value is in the type, so every attribute is a constant of the compiled
-    code.
+class ConstantType(types.Type):
+    """The Numba type of one Variant, or Function: the value is in the type, so that every attribute is a constant of
+    the compiled code.
     """
 
-    def __init__(self, variant: Variant) -> None:
-        self.variant = variant
-        self.dtype = getattr(types, variant.dtype)
-        super().__init__(name=f"Variant{tuple(variant)}")
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        if isinstance(value, Variant):
+            self.dtype = getattr(types, value.dtype)
+        super().__init__(name=f"{type(value).__name__}{tuple(value)}")
 
 
-register_model(VariantType)(models.OpaqueModel)
+register_model(ConstantType)(models.OpaqueModel)
 
 
+@typeof_impl.register(Function)
 @typeof_impl.register(Variant)
-def typeof_variant(value, c):
-    return VariantType(value)
+def typeof_constant(value, c):
+    return ConstantType(value)
 
 
 @infer_getattr
-class VariantAttributes(AttributeTemplate):
-    key = VariantType
+class ConstantAttributes(AttributeTemplate):
+    key = ConstantType
 
     def generic_resolve(self, ty, attr):
-        return types.boolean if isinstance(getattr(ty.variant, attr, None), bool) else None
+        value = getattr(ty.value, attr, None)
+        if isinstance(value, Function):
+            return ConstantType(value)
+        return {bool: types.boolean, float: types.float64}.get(type(value))
 
 
-@lower_getattr_generic(VariantType)
-def variant_getattr(context, builder, ty, value, attr):
-    return ir.Constant(ir.IntType(1), getattr(ty.variant, attr))
+@lower_getattr_generic(ConstantType)
+def constant_getattr(context, builder, ty, value, attr):
+    found = getattr(ty.value, attr)
+    if isinstance(found, Function):
+        return context.get_dummy_value()
+    return ir.Constant(ir.IntType(1) if isinstance(found, bool) else ir.DoubleType(), found)
 
 
-@lower_constant(VariantType)
-def variant_constant(context, builder, ty, value):
+@lower_constant(ConstantType)
+def constant_value(context, builder, ty, value):
     return context.get_dummy_value()
+
+
+def choose(function: Callable, forceinline: bool = True) -> Callable:
+    """Compile, in place of `function(v, ...)`, the Python function that the decorated chooser returns for the value of
+    v, and nothing else.
+    """
+
+    def decorate(chooser):
+        def typed(v, *rest):
+            return chooser(v.value)
+
+        options = PART | {"forceinline": forceinline}
+        overload(function, strict=False, jit_options=options)(typed)
+        return chooser
+
+    return decorate
 
 
 @intrinsic
@@ -71,3 +106,26 @@ def read(typingctx, address, frame):
         return context.make_tuple(builder, result, values)
 
     return result(types.intp, frame), codegen
+
+
+@intrinsic
+def word(typingctx, address, index):
+    """Number `index` of the int64 words at an address."""
+
+    def codegen(context, builder, sig, args):
+        words = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.load(builder.gep(words, [args[1]], source_etype=ir.IntType(64)))
+
+    return types.int64(types.intp, types.intp), codegen
+
+
+@intrinsic
+def flag(typingctx, address, index):
+    """Whether byte number `index` at an address is other than 0."""
+
+    def codegen(context, builder, sig, args):
+        flags = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        value = builder.load(builder.gep(flags, [args[1]], source_etype=ir.IntType(8)))
+        return builder.icmp_unsigned("!=", value, ir.Constant(ir.IntType(8), 0))
+
+    return types.boolean(types.intp, types.intp), codegen

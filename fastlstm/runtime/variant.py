@@ -5,9 +5,37 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
+class Function(NamedTuple):
+    """An elementwise function, as a variant names it."""
+
+    name: str
+    alpha: float = 0.0
+    beta: float = 0.0
+
+
 class Variant(NamedTuple):
-    """Choices that must not be branches of an inner loop."""
+    """Choices that must not be branches of an inner loop.
+
+    All but the first four belong to cells that `torch.nn.LSTM` does not have; `fastlstm.cell` says what they mean.
+    """
 
     dtype: str = "float32"
     training: bool = False  # whether forward keeps what backward needs
     linear: bool = False  # activations left out: tells a fault of the products from one of the gates
+    ragged: bool = False  # whether rows have lengths, or are reset on the way
+    special: bool = False  # whether the cell is another than the plain one; if not, what follows is as here
+    standard: bool = True  # activations sigmoid, tanh, tanh and no clip: gates and c tell their slopes
+    gates: Function = Function("sigmoid")
+    candidate: Function = Function("tanh")
+    output: Function = Function("tanh")
+    clipped: bool = False
+    clip: float = 0.0
+    coupled: bool = False
+    diagonal: bool = False  # peephole by a vector for each gate
+    output_new: bool = False  # whether the output gate's is on the new c
+    full: bool = False  # peephole by matrices on the c before
+    normed: bool = False  # layer normalisation
+    projected: bool = False
+    masked: bool = False  # recurrent dropout: h is multiplied by a mask on its way into the gates
+    zoned_c: bool = False  # zoneout of c
+    zoned_h: bool = False  # and of h

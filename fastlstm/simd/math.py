@@ -23,6 +23,7 @@ from fastlstm.simd.vector import I32, call, copysign, fma, magnitude, splat, vec
 LOG2_E = math.log2(math.e)
 LN_2 = math.log(2.0)
 INVERSE_FACTORIALS = tuple(1.0 / math.factorial(k) for k in range(13))
+ODD_INVERSES = tuple(2.0 / (2 * k + 1) for k in range(16))
 TANH_END = 8.1  # float32: beyond it tanh is 1 to within the stated error
 MAGIC = {
     types.float32: 1.5 * 2.0**23,
@@ -110,6 +111,22 @@ def exp(x):
 def sigmoid_below(x):
     """1 + exp(-x): what the sigmoid is one over."""
     return 1.0 + exp(-x)
+
+
+@inline
+def log1p_unit(x):
+    """log(1 + x) for x in [0, 1]: 2 artanh(s) with s = x / (2 + x), by its series in s^2 <= 1/9."""
+    s = x / (2.0 + x)
+    y = s * s
+    if is_single(x):
+        p = splat(ODD_INVERSES[6], x)
+        for k in range(5, -1, -1):
+            p = fma(p, y, splat(ODD_INVERSES[k], x))
+    else:
+        p = splat(ODD_INVERSES[15], x)
+        for k in range(14, -1, -1):
+            p = fma(p, y, splat(ODD_INVERSES[k], x))
+    return s * p
 
 
 @inline

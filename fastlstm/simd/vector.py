@@ -330,6 +330,16 @@ def where_less(typingctx, a, b, x, y):
 
 
 @intrinsic
+def where_at_most(typingctx, a, b, x, y):
+    """x in the lanes where a <= b, y elsewhere; a NaN in a or b gives y."""
+
+    def codegen(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered("<=", args[0], args[1]), args[2], args[3])
+
+    return x(a, b, x, y), codegen
+
+
+@intrinsic
 def magnitude(typingctx, a):
     """|a|."""
 
@@ -347,6 +357,48 @@ def copysign(typingctx, a, b):
         return call(builder, overloaded("llvm.copysign", a.dtype), args[0].type, list(args))
 
     return a(a, b), codegen
+
+
+@intrinsic
+def leading(typingctx, a, n):
+    """The first n lanes of a, the others zero."""
+
+    def codegen(context, builder, sig, args):
+        ty = args[0].type
+        return builder.select(first_lanes(builder, args[1], ty.count), args[0], ir.Constant(ty, None))
+
+    return a(a, types.intp), codegen
+
+
+@intrinsic
+def root(typingctx, a):
+    """The square root of a number of 64 bits, without the library function that Numba would call."""
+
+    def codegen(context, builder, sig, args):
+        return call(builder, "llvm.sqrt.f64", ir.DoubleType(), args)
+
+    return types.float64(types.float64), codegen
+
+
+@intrinsic
+def total(typingctx, a):
+    """The sum of all lanes, halves added to halves."""
+
+    def codegen(context, builder, sig, args):
+        value, count = args[0], args[0].type.count
+        while count > 1:
+            count //= 2
+            undefined = ir.Constant(value.type, ir.Undefined)
+            parts = [
+                builder.shuffle_vector(
+                    value, undefined, ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))
+                )
+                for start in (0, count)
+            ]
+            value = builder.fadd(*parts)
+        return builder.extract_element(value, I32(0))
+
+    return a.dtype(a), codegen
 
 
 @lower_cast(types.Float, Vector)

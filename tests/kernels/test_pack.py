@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastlstm.passes import calls
-from fastlstm.runtime.jit import Variant
+from fastlstm.cell import PLAIN
+from fastlstm.passes import packing
+from fastlstm.runtime.variant import Variant
 from fastlstm.simd.isa import target
 from fastlstm.simd.tile import PANEL
 
@@ -18,7 +19,8 @@ def test_forward(I: int, H: int, dtype: str) -> None:
     rng, lanes = np.random.default_rng(0), target().lanes(dtype)
     w_ih, w_hh = (rng.standard_normal((4 * H, n)).astype(dtype) for n in (I, H))
     b_ih, b_hh = rng.standard_normal((2, 4 * H)).astype(dtype)
-    packed = calls.pack_forward(Variant(dtype), w_ih, w_hh, b_ih, b_hh)
+    p = {"weight_ih": w_ih, "weight_hh": w_hh, "bias_ih": b_ih, "bias_hh": b_hh}
+    packed = packing.pack_forward(PLAIN, Variant(dtype), p)
     panels = -(-H // lanes)
     padded = np.zeros((4, panels * lanes, I + H), dtype)
     padded[:, :H] = np.concatenate([w_ih, w_hh], axis=1).reshape(4, H, I + H)
@@ -36,7 +38,7 @@ def test_forward(I: int, H: int, dtype: str) -> None:
 def test_backward(N: int, dtype: str) -> None:
     rng, lanes, K = np.random.default_rng(0), target().lanes(dtype), 12
     w_ih, w_hh = rng.standard_normal((K, N)).astype(dtype), rng.standard_normal((K, K // 4)).astype(dtype)
-    packed = calls.pack_backward(Variant(dtype), w_ih, w_hh).w_ih
+    packed = packing.pack_backward(PLAIN, Variant(dtype), {"weight_ih": w_ih, "weight_hh": w_hh}).w_ih
     panel, at = PANEL * lanes, 0
     for first in range(0, N, panel):
         columns = w_ih[:, first : first + panel]

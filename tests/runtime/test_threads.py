@@ -15,7 +15,7 @@ from layer_case import LayerCase
 
 import fastlstm
 from fastlstm.runtime import threads
-from fastlstm.runtime.jit import Variant
+from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
 
 CASES = [

@@ -7,15 +7,15 @@ import itertools
 import numpy as np
 import pytest
 
-from fastlstm.passes import calls
-from fastlstm.runtime.jit import Variant
+from fastlstm.passes import packing
+from fastlstm.runtime.variant import Variant
 from fastlstm.simd.digest import words
 
 VARIANT = Variant()
 
 
 def digest(*arrays: np.ndarray) -> bytes:
-    return calls.digest(VARIANT, list(arrays))
+    return packing.digest(VARIANT, list(arrays))
 
 
 @pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 127, 128, 129, 300])

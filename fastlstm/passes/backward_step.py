@@ -1,0 +1,206 @@
+"""One step of the backward pass, for cells whose units need nothing of each other: dh by the tile, and from it dG."""
+
+from __future__ import annotations
+
+from fastlstm.kernels.gates import inner, memory_bwd, output_bwd
+from fastlstm.kernels.gemm import NEXT, SAME, gemm, panels_at_once
+from fastlstm.passes.frames import Backward
+from fastlstm.passes.rows import at, place, reset_at, taped
+from fastlstm.passes.weight_gradient import ZEROS, vectors_of
+from fastlstm.runtime.jit import inline, kernel, read
+from fastlstm.simd.tile import PANEL
+from fastlstm.simd.vector import lanes, load, pointer, splat, store
+
+
+@inline
+def factor(v, f, lot, address, step, row_stride, t, row, unit, n):
+    """A mask (T, B, n) of the caller at one vector of units of one row."""
+    return load(pointer(address, v) + (t * step + place(v, f, lot, row) * row_stride + unit), n)
+
+
+@inline
+def c_before_at(v, f, lot, s, t, preceding, older, row, unit):
+    """c with which a row took step t: of the `older` rows the one that the step before left, else the initial one."""
+    n = f.H - unit
+    if v.ragged and f.resets != 0 and reset_at(v, f, lot, t, row):
+        return load(pointer(f.c_reset, v) + (place(v, f, lot, row) * f.H + unit), n)
+    if row - lot.row >= older:
+        return load(pointer(f.c_0, v) + (place(v, f, lot, row) * f.H + unit), n)
+    return load(pointer(f.cells, v) + (taped(v, f, lot, preceding, row) * f.H + unit), n)
+
+
+@inline
+def c_inner_at(v, f, lot, t, row, unit, c_before):
+    """c as it went into the output of step t."""
+    n, here = f.H - unit, taped(v, f, lot, t, row)
+    if v.zoned_c:
+        gates = pointer(f.gates, v) + (here * 4 * f.H + unit)
+        return inner(v, load(gates, n), load(gates + f.H, n), load(gates + 2 * f.H, n), c_before)
+    return load(pointer(f.cells, v) + (here * f.H + unit), n)
+
+
+@inline
+def arrived(v, f, lot, t, following, fresh, row, unit, z):
+    """dh of step t: from the step after or, for a `fresh` row, from the caller, and from y; what zoneout hands on
+    directly is put aside.
+    """
+    n = f.P - unit
+    if fresh:
+        dh = load(pointer(f.dh_n, v) + (place(v, f, lot, row) * f.P + unit), n)
+    else:
+        dh = load(z, n)
+        if v.masked:
+            dh = dh * factor(v, f, lot, f.mask, f.mask_step, f.mask_row, following, row, unit, n)
+        if v.zoned_h:
+            dh = dh + load(pointer(f.carry, v) + (row * f.h_row + unit), n)
+    dh = dh + load(pointer(f.dy, v) + (at(v, f, lot, t, row, f.dy_packed, f.dy_step, f.dy_row) + unit), n)
+    if v.zoned_h:
+        mask = factor(v, f, lot, f.zone_h, f.zone_h_step, f.zone_h_row, t, row, unit, n)
+        store(pointer(f.carry, v) + (row * f.h_row + unit), mask * dh)
+        dh = (1.0 - mask) * dh
+    return dh
+
+
+@inline
+def keep_cells(v, f, lot, t, base, row, unit, c_before, c):
+    """Put both c aside for the gradients of the peephole."""
+    if v.diagonal or v.full:
+        to = (taped(v, f, lot, t, row) - base) * f.H + unit
+        store(pointer(f.before, v) + to, c_before, f.H - unit)
+        store(pointer(f.after, v) + to, c, f.H - unit)
+
+
+@inline
+def store_gates(to, row, n, dz_i, dz_f, dz_g, dz_o):
+    """Four vectors, `row` elements apart."""
+    store(to, dz_i, n)
+    store(to + row, dz_f, n)
+    store(to + 2 * row, dz_g, n)
+    store(to + 3 * row, dz_o, n)
+
+
+@inline
+def update(v, f, lot, s, t, following, preceding, older, fresh, base, row, unit, z, dg_after, h):
+    """The cell backward on one vector of units of one row: dG over the gates and into dg_after, the new dc, h_t."""
+    n, H = f.H - unit, f.H
+    gates = pointer(f.gates, v) + (taped(v, f, lot, t, row) * 4 * H + unit)
+    dc_at = pointer(f.dc, v) + (row * f.c_row + unit)
+    peep = pointer(f.peep, v) + unit * PANEL
+    dh, dc = arrived(v, f, lot, t, following, fresh, row, unit, z), load(dc_at)
+    dc_on = dc
+    if v.zoned_c:
+        mask = factor(v, f, lot, f.zone_c, f.zone_c_step, f.zone_c_row, t, row, unit, n)
+        dc_on, dc = mask * dc, (1.0 - mask) * dc
+    i, g_f, g, o = load(gates, n), load(gates + H, n), load(gates + 2 * H, n), load(gates + 3 * H, n)
+    c_before = c_before_at(v, f, lot, s, t, preceding, older, row, unit)
+    c = c_inner_at(v, f, lot, t, row, unit, c_before)
+    dz_o, dc, h_here = output_bwd(v, o, c_before, c, c, dh, dc, peep)
+    dz_i, dz_f, dz_g, dc_before = memory_bwd(v, i, g_f, g, dz_o, c_before, dc, peep)
+    if v.zoned_c:
+        dc_before = dc_before + dc_on
+    store(dc_at, dc_before)
+    store_gates(gates, H, n, dz_i, dz_f, dz_g, dz_o)
+    store_gates(dg_after + (row * f.dg_row + unit), H, n, dz_i, dz_f, dz_g, dz_o)
+    if v.ragged or v.special:
+        keep_cells(v, f, lot, t, base, row, unit, c_before, c)
+    else:
+        store(h + (row * f.h_row + unit), h_here)
+
+
+@kernel
+def cut_off(v, frame, lot, t, row, rows, unit, end, dg_after):
+    """No gradient goes past a reset."""
+    f = read(frame, Backward)
+    zero = splat(0.0, dg_after)
+    for r in range(row, row + rows):
+        if reset_at(v, f, lot, t, r):
+            for u in range(unit, end, lanes(zero)):
+                n = end - u
+                store(pointer(f.dc, v) + (r * f.c_row + u), zero, n)
+                store_gates(dg_after + (r * f.dg_row + u), f.H, n, zero, zero, zero, zero)
+                if v.zoned_h:
+                    store(pointer(f.carry, v) + (r * f.h_row + u), zero, f.P - u)
+
+
+@inline
+def fitting(f, at_once, panel, last, count):
+    """How many of `at_once` panels can be taken together from `panel` on: full ones only, but for a single one."""
+    while at_once > 1 and (
+        panel + at_once > last or (panel + at_once) * PANEL * count > (f.H + count - 1) // count * count
+    ):
+        at_once //= 2
+    return at_once
+
+
+@kernel
+def step_by_panel(
+    v,
+    frame,
+    lot,
+    panel,
+    last,
+    row,
+    rows,
+    s,
+    t,
+    following,
+    preceding,
+    known,
+    older,
+    base,
+    dg_before,
+    dg_after,
+    h,
+    scratch,
+):
+    """One step of the rows row .. row + rows and the panels panel .. last of dh."""
+    f = read(frame, Backward)
+    count = lanes(scratch)
+    z = scratch + ZEROS * count
+    unit_first, unit_end = panel * PANEL * count, min(last * PANEL * count, f.H)
+    at_once = panels_at_once(rows, last - panel)
+    here = min(max(known - (row - lot.row), 0), rows)  # rows that took the step after too
+    while panel < last:
+        at_once = fitting(f, at_once, panel, last, count)
+        unit = panel * PANEL * count
+        vectors = vectors_of(f.H, unit, count, at_once)
+        z_row = vectors * count
+        if here > 0:
+            w, a = pointer(f.w_hh, v) + 4 * f.H * unit, dg_before + row * f.dg_row
+            w_panel = 4 * f.H * PANEL * count
+            gemm(here, vectors, 4 * f.H, a, f.dg_row, NEXT, w, w_panel, scratch, SAME, z, z_row)
+        for r in range(rows):
+            for u in range(0, vectors * count, count):
+                update(
+                    v, f, lot, s, t, following, preceding, older, r >= here, base, row + r, unit + u,
+                    z + (r * z_row + u), dg_after, h,
+                )  # fmt: skip
+        panel += at_once
+    if v.ragged and f.resets != 0:
+        cut_off(v, frame, lot, t, row, rows, unit_first, unit_end, dg_after)
+
+
+@kernel
+def initial_state(v, frame, lot, panel, last, row, rows, t, dg, scratch):
+    """dh_0 = dG W_hh, and dc_0, for the rows row .. row + rows, whose first step is t, and the panels panel .. last."""
+    f = read(frame, Backward)
+    count = lanes(scratch)
+    z = scratch + ZEROS * count
+    for unit in range(panel * PANEL * count, min(last * PANEL * count, f.P), PANEL * count):
+        vectors = vectors_of(f.P, unit, count, 1)
+        z_row = vectors * count
+        w = pointer(f.w_hh, v) + 4 * f.H * unit
+        gemm(rows, vectors, 4 * f.H, dg + row * f.dg_row, f.dg_row, NEXT, w, SAME, scratch, SAME, z, z_row)
+        for r in range(row, row + rows):
+            to = place(v, f, lot, r) * f.P
+            for u in range(unit, unit + z_row, count):
+                n, dh = f.P - u, load(z + ((r - row) * z_row + u - unit))
+                if v.masked:
+                    dh = dh * factor(v, f, lot, f.mask, f.mask_step, f.mask_row, t, r, u, n)
+                if v.zoned_h:
+                    dh = dh + load(pointer(f.carry, v) + (r * f.h_row + u), n)
+                store(pointer(f.dh_0, v) + (to + u), dh, n)
+    for r in range(row, row + rows):
+        to = place(v, f, lot, r) * f.H
+        for u in range(panel * PANEL * count, min(last * PANEL * count, f.H), count):
+            store(pointer(f.dc_0, v) + (to + u), load(pointer(f.dc, v) + (r * f.c_row + u)), f.H - u)

@@ -1,0 +1,209 @@
+"""One step of the backward pass, for cells whose units need all others of their row: normalised, projected, or with
+full peepholes. Each stage runs over all units of a block of rows before the next.
+"""
+
+from __future__ import annotations
+
+from fastlstm.kernels.gates import memory_bwd, output_bwd
+from fastlstm.kernels.gemm import NEXT, SAME, gemm
+from fastlstm.passes.backward_step import (
+    arrived,
+    c_before_at,
+    c_inner_at,
+    cut_off,
+    factor,
+    keep_cells,
+    store_gates,
+)
+from fastlstm.passes.forward_whole import WHOLE_ROWS, moments
+from fastlstm.passes.frames import Backward
+from fastlstm.passes.rows import rank, taped
+from fastlstm.passes.weight_gradient import ZEROS, vectors_of
+from fastlstm.runtime.jit import kernel, read
+from fastlstm.simd.tile import PANEL
+from fastlstm.simd.vector import fma, lanes, leading, load, pointer, splat, store, total
+
+
+@kernel
+def product(rows, columns, depth, a, a_row, b, start, start_row, z, z_row):
+    """z = start + a b, b packed by columns; starts and results have their rows a fixed number of elements apart."""
+    count = lanes(z)
+    for column in range(0, columns, PANEL * count):
+        vectors = vectors_of(columns, column, count, 1)
+        from_ = start + (0 if start_row == 0 else column)
+        gemm(rows, vectors, depth, a, a_row, NEXT, b + depth * column, SAME, from_, start_row, z + column, z_row)
+
+
+@kernel
+def arrive(v, frame, lot, t, following, fresh, base, row, dh):
+    """dh, one row of P units, made whole; put aside where a projection needs it for its gradient."""
+    f = read(frame, Backward)
+    to = pointer(f.dh, v) + (taped(v, f, lot, t, row) - base) * f.h_row
+    for u in range(0, f.P, lanes(dh)):
+        value = arrived(v, f, lot, t, following, fresh, row, u, dh + u)
+        store(dh + u, value)
+        if v.projected:
+            store(to + u, value)
+
+
+@kernel
+def outputs_bwd(v, frame, lot, s, t, preceding, older, base, row, dr, inner, direct):
+    """dz_o over o on the tape and the whole dc, from dr = dh before the projection, for one row."""
+    f = read(frame, Backward)
+    count, H, here = lanes(dr), f.H, taped(v, f, lot, t, row)
+    gates, chunk_row = pointer(f.gates, v) + here * 4 * H, (here - base) * H
+    zero = splat(0.0, dr)
+    for u in range(0, H, count):
+        c_before = c_before_at(v, f, lot, s, t, preceding, older, row, u)
+        c = c_inner_at(v, f, lot, t, row, u, c_before)
+        store(inner + u, c)
+        keep_cells(v, f, lot, t, base, row, u, c_before, c)
+    mean, inverse = 0.0, 1.0
+    if v.normed:
+        mean, inverse = moments(inner, H)
+    sum_dn, sum_dn_u = zero, zero
+    for u in range(0, H, count):
+        n = H - u
+        c_before, c = c_before_at(v, f, lot, s, t, preceding, older, row, u), load(inner + u)
+        dc_at = pointer(f.dc, v) + (row * f.c_row + u)
+        dc = load(dc_at)
+        if v.zoned_c:
+            mask = factor(v, f, lot, f.zone_c, f.zone_c_step, f.zone_c_row, t, row, u, n)
+            store(direct + u, mask * dc)
+            dc = (1.0 - mask) * dc
+        peep = pointer(f.peep, v) + u * PANEL
+        o, dh = load(gates + (3 * H + u), n), load(dr + u, n)
+        if v.normed:
+            gain = load(pointer(f.gain_c, v) + u, n)
+            unit = (c - mean) * inverse
+            seen = fma(unit, gain, load(pointer(f.shift_c, v) + u, n))
+            dz_o, dn, r = output_bwd(v, o, c_before, c, seen, dh, zero, peep)
+            store(pointer(f.dn, v) + (chunk_row + u), dn, n)
+            store(pointer(f.units_c, v) + (chunk_row + u), unit, n)
+            dn = leading(dn * gain, n)
+            sum_dn, sum_dn_u = sum_dn + dn, fma(dn, leading(unit, n), sum_dn_u)
+        else:
+            dz_o, dc, r = output_bwd(v, o, c_before, c, c, dh, dc, peep)
+        store(dc_at, dc)
+        store(gates + (3 * H + u), dz_o, n)
+        if v.projected:
+            store(pointer(f.r, v) + (chunk_row + u), r, n)
+    if v.normed:
+        mean_dn, mean_dn_u = total(sum_dn) / H, total(sum_dn_u) / H
+        for u in range(0, H, count):
+            n, dc_at = H - u, pointer(f.dc, v) + (row * f.c_row + u)
+            dn = load(pointer(f.dn, v) + (chunk_row + u), n) * load(pointer(f.gain_c, v) + u, n)
+            unit = load(pointer(f.units_c, v) + (chunk_row + u), n)
+            store(dc_at, fma(dn - mean_dn - unit * mean_dn_u, splat(inverse, unit), load(dc_at)))
+
+
+@kernel
+def memories_bwd(v, frame, lot, s, t, preceding, older, row, direct, dg_after):
+    """dz_i, dz_f and dz_g over the gates on the tape, and dc of the step before, for one row."""
+    f = read(frame, Backward)
+    count, H = lanes(direct), f.H
+    gates = pointer(f.gates, v) + taped(v, f, lot, t, row) * 4 * H
+    for u in range(0, H, count):
+        n = H - u
+        dc_at = pointer(f.dc, v) + (row * f.c_row + u)
+        c_before = c_before_at(v, f, lot, s, t, preceding, older, row, u)
+        at = gates + u
+        dz_o = load(at + 3 * H, n)
+        dz_i, dz_f, dz_g, dc = memory_bwd(
+            v, load(at, n), load(at + H, n), load(at + 2 * H, n), dz_o, c_before, load(dc_at),
+            pointer(f.peep, v) + u * PANEL,
+        )  # fmt: skip
+        if v.zoned_c:
+            dc = dc + load(direct + u)
+        store(dc_at, dc)
+        store_gates(at, H, n, dz_i, dz_f, dz_g, dz_o)
+        if not v.normed:
+            store_gates(dg_after + (row * f.dg_row + u), H, n, dz_i, dz_f, dz_g, dz_o)
+
+
+@kernel
+def denormalise(v, frame, dz, units, gain, inverse, out):
+    """From the gradient of gain * units, (4, H) each, to that of what was normalised."""
+    f = read(frame, Backward)
+    count, H = lanes(dz), f.H
+    n = H * (3 if v.coupled else 4)
+    sum_d, sum_du = splat(0.0, dz), splat(0.0, dz)
+    for u in range(0, 4 * H, count):
+        d = load(dz + u, 4 * H - u) * load(gain + u, 4 * H - u)
+        sum_d, sum_du = sum_d + d, fma(d, load(units + u, 4 * H - u), sum_du)
+    mean_d, mean_du = total(sum_d) / n, total(sum_du) / n
+    for u in range(0, 4 * H, count):
+        m = 4 * H - u
+        d = load(dz + u, m) * load(gain + u, m)
+        store(out + u, (d - mean_d - load(units + u, m) * mean_du) * inverse, m)
+    if v.coupled:
+        for u in range(H, 2 * H, count):
+            store(out + u, splat(0.0, dz), 2 * H - u)
+
+
+@kernel
+def denormalised(v, frame, lot, t, base, row, dg_after):
+    """du and dv of one row from dG, for W x and R h."""
+    f = read(frame, Backward)
+    here = taped(v, f, lot, t, row)
+    dz, at = pointer(f.gates, v) + here * 4 * f.H, here * 4 * f.H
+    du, dv = pointer(f.du, v) + (here - base) * 4 * f.H, pointer(f.dv, v) + (here - base) * 4 * f.H
+    deviations = pointer(f.deviations, v)
+    denormalise(v, frame, dz, pointer(f.units_ih, v) + at, pointer(f.gain_ih, v), deviations[2 * here], du)
+    denormalise(v, frame, dz, pointer(f.units_hh, v) + at, pointer(f.gain_hh, v), deviations[2 * here + 1], dv)
+    for u in range(0, 4 * f.H, lanes(dz)):
+        store(dg_after + (row * f.dg_row + u), load(dv + u, 4 * f.H - u), 4 * f.H - u)
+
+
+@kernel
+def step_by_row(
+    v,
+    frame,
+    lot,
+    panel,
+    last,
+    row,
+    rows,
+    s,
+    t,
+    following,
+    preceding,
+    known,
+    older,
+    base,
+    dg_before,
+    dg_after,
+    h,
+    scratch,
+):
+    """One step of the rows row .. row + rows, all units; the arguments are those of `step_by_panel`."""
+    f = read(frame, Backward)
+    count, H = lanes(scratch), f.H
+    dh = scratch + ZEROS * count
+    dr = dh + WHOLE_ROWS * f.h_row
+    inner, direct = dr + WHOLE_ROWS * f.c_row, dr + (WHOLE_ROWS + 1) * f.c_row
+    gates_row = 4 * H * (rank(v, lot, lot.row + 1) - rank(v, lot, lot.row))
+    gates = pointer(f.gates, v) + taped(v, f, lot, t, row) * 4 * H
+    dc = pointer(f.dc, v) + row * f.c_row
+    here = min(max(known - (row - lot.row), 0), rows)  # rows that took the step after too
+    if here > 0:
+        a = dg_before + row * f.dg_row
+        product(here, f.P, 4 * H, a, f.dg_row, pointer(f.w_hh, v), scratch, SAME, dh, f.h_row)
+    for r in range(rows):
+        arrive(v, frame, lot, t, following, r >= here, base, row + r, dh + r * f.h_row)
+    if v.projected:
+        product(rows, H, f.P, dh, f.h_row, pointer(f.w_hr, v), scratch, SAME, dr, f.c_row)
+    for r in range(rows):
+        source = dr + r * f.c_row if v.projected else dh + r * f.h_row
+        outputs_bwd(v, frame, lot, s, t, preceding, older, base, row + r, source, inner, direct + r * f.c_row)
+    if v.full and v.output_new:
+        product(rows, H, H, gates + 3 * H, gates_row, pointer(f.w_ch_new, v), dc, f.c_row, dc, f.c_row)
+    for r in range(rows):
+        memories_bwd(v, frame, lot, s, t, preceding, older, row + r, direct + r * f.c_row, dg_after)
+    if v.full:
+        product(rows, H, 4 * H, gates, gates_row, pointer(f.w_ch, v), dc, f.c_row, dc, f.c_row)
+    if v.normed:
+        for r in range(rows):
+            denormalised(v, frame, lot, t, base, row + r, dg_after)
+    if v.ragged and f.resets != 0:
+        cut_off(v, frame, lot, t, row, rows, 0, H, dg_after)

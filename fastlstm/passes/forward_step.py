@@ -1,0 +1,104 @@
+"""One step of the forward pass, for cells whose units need nothing of each other: products, and the cell while z is in
+L1.
+"""
+
+from __future__ import annotations
+
+from fastlstm.kernels.gates import memory_fwd, output_fwd
+from fastlstm.kernels.gemm import NEXT, SAME, gemm, panels_at_once
+from fastlstm.passes.frames import Forward
+from fastlstm.passes.rows import at, place, taped
+from fastlstm.runtime.jit import inline, kernel, read
+from fastlstm.simd.tile import PANEL
+from fastlstm.simd.vector import lanes, load, pointer, store
+
+
+@inline
+def mixed(mask, old, new):
+    """What zoneout leaves of a state."""
+    return mask * old + (1.0 - mask) * new
+
+
+@inline
+def carried(v, f, lot, t, row, unit, c_before, c):
+    """The c that goes on to the next step."""
+    if v.zoned_c:
+        mask = pointer(f.zone_c, v) + (t * f.zone_c_step + place(v, f, lot, row) * f.zone_c_row + unit)
+        return mixed(load(mask, f.H - unit), c_before, c)
+    return c
+
+
+@inline
+def emit(v, f, lot, t, following, row, unit, h_new, h_after):
+    """h of one vector of units of one row: to y and, as the next step will see it, to the workspace."""
+    n = f.P - unit
+    if v.zoned_h:
+        mask = pointer(f.zone_h, v) + (t * f.zone_h_step + place(v, f, lot, row) * f.zone_h_row + unit)
+        h_new = mixed(load(mask, n), load(pointer(f.held, v) + (row * f.h_row + unit)), h_new)
+    store(pointer(f.y, v) + (at(v, f, lot, t, row, f.y_packed, f.y_step, f.y_row) + unit), h_new, n)
+    if v.masked or v.zoned_h:
+        store(pointer(f.held, v) + (row * f.h_row + unit), h_new)
+    if v.masked:
+        mask = pointer(f.mask, v) + (following * f.mask_step + place(v, f, lot, row) * f.mask_row + unit)
+        h_new = h_new * load(mask, n)
+    store(h_after + (row * f.h_row + unit), h_new)
+
+
+@inline
+def tape_cell(v, f, lot, t, row, unit, i, g_f, g, o, c):
+    """Keep the gates and c of one vector of units of one row."""
+    if v.training:
+        n, here = f.H - unit, taped(v, f, lot, t, row)
+        gates = pointer(f.gates, v) + (here * 4 * f.H + unit)
+        store(gates, i, n)
+        store(gates + f.H, g_f, n)
+        store(gates + 2 * f.H, g, n)
+        store(gates + 3 * f.H, o, n)
+        store(pointer(f.cells, v) + (here * f.H + unit), c, n)
+
+
+@inline
+def update(v, f, lot, t, following, row, panel, z, h_after):
+    """The cell on one vector of units of one row: from z to c, h, y and the tape."""
+    count = lanes(z)
+    unit = panel * count
+    c_at = pointer(f.c, v) + (row * f.c_row + unit)
+    peep = pointer(f.peep, v) + unit * PANEL
+    c_before = load(c_at)
+    i, g_f, g, c_new = memory_fwd(v, load(z), load(z + count), load(z + 2 * count), c_before, peep)
+    o, h_new = output_fwd(v, load(z + 3 * count), c_before, c_new, c_new, peep)
+    c_on = carried(v, f, lot, t, row, unit, c_before, c_new)
+    store(c_at, c_on)
+    emit(v, f, lot, t, following, row, unit, h_new, h_after)
+    tape_cell(v, f, lot, t, row, unit, i, g_f, g, o, c_on)
+
+
+@kernel
+def step_by_panel(
+    v, frame, lot, first, last, row, rows, t, following, h_before, h_after, projected, projected_row, scratch
+):
+    """One step of the rows row .. row + rows and the panels first .. last; `projected` holds their W x where a
+    chunk was computed beforehand.
+    """
+    f = read(frame, Forward)
+    count = lanes(scratch)
+    width = PANEL * count
+    total = f.I + f.P
+    skip = f.I if f.chunk > 0 else SAME
+    a = h_before + (row * f.h_row - f.I + skip)
+    at_once = panels_at_once(rows, last - first)
+    panel = first
+    while panel < last:
+        while panel + at_once > last:
+            at_once //= 2
+        z_row = at_once * width
+        b = pointer(f.weights, v) + (panel * total + skip) * width
+        if f.chunk > 0:
+            start, start_row = projected + (panel - first) * width, projected_row
+        else:
+            start, start_row = pointer(f.bias, v) + panel * width, SAME
+        gemm(rows, at_once * PANEL, total - skip, a, f.h_row, NEXT, b, total * width, start, start_row, scratch, z_row)
+        for r in range(rows):
+            for p in range(at_once):
+                update(v, f, lot, t, following, row + r, panel + p, scratch + (r * z_row + p * width), h_after)
+        panel += at_once

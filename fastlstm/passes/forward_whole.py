@@ -1,0 +1,189 @@
+"""One step of the forward pass, for cells whose units need all others of their row: normalised, projected, or with full
+peepholes. Each stage runs over all units of a block of rows before the next.
+"""
+
+from __future__ import annotations
+
+from fastlstm.cell import LAYER_NORM_EPS
+from fastlstm.kernels.gates import memory_fwd, output_fwd
+from fastlstm.kernels.gemm import NEXT, SAME, TILE_ROWS, gemm, panels_at_once
+from fastlstm.passes.forward_step import carried, emit, tape_cell
+from fastlstm.passes.frames import Forward
+from fastlstm.passes.rows import taped
+from fastlstm.runtime.jit import kernel, read
+from fastlstm.simd.tile import PANEL
+from fastlstm.simd.vector import fma, lanes, leading, load, pointer, root, splat, store, total
+
+WHOLE_ROWS = 8 * TILE_ROWS  # rows of a block: its z stays in L2
+
+
+@kernel
+def product(rows, panels, depth, a, a_row, b, b_panel, start, start_row, start_panel, z, z_row):
+    """z = start + a b over all panels; `start_panel` is 0 where all panels start alike."""
+    width = PANEL * lanes(z)
+    at_once = panels_at_once(rows, panels) if start_panel > 0 else 1
+    panel = 0
+    while panel < panels:
+        while panel + at_once > panels:
+            at_once //= 2
+        from_ = start + panel * start_panel
+        to = z + panel * width
+        gemm(
+            rows, at_once * PANEL, depth, a, a_row, NEXT, b + panel * b_panel, b_panel, from_, start_row, to, z_row
+        )  # fmt: skip
+        panel += at_once
+
+
+@kernel
+def normalise_gates(v, frame, z):
+    """z (panels, 4, lanes), a row of W x or R h, with mean 0 and variance 1 over all gates; one over the deviation."""
+    f = read(frame, Forward)
+    count = lanes(z)
+    n = f.H * (3 if v.coupled else 4)
+    sums = splat(0.0, z)
+    for k in range(0, f.H, count):
+        for gate in range(PANEL):
+            if not (v.coupled and gate == 1):
+                sums = sums + leading(load(z + (k * PANEL + gate * count)), f.H - k)
+    mean = total(sums) / n
+    sums = splat(0.0, z)
+    for k in range(0, f.H, count):
+        for gate in range(PANEL):
+            if not (v.coupled and gate == 1):
+                d = leading(load(z + (k * PANEL + gate * count)) - mean, f.H - k)
+                sums = fma(d, d, sums)
+    inverse = 1.0 / root(total(sums) / n + LAYER_NORM_EPS)
+    for k in range(0, f.H, count):
+        for gate in range(PANEL):
+            at = z + (k * PANEL + gate * count)
+            store(at, (load(at) - mean) * inverse)
+    return inverse
+
+
+@kernel
+def moments(c, n):
+    """The mean of n values, and one over their standard deviation."""
+    count = lanes(c)
+    sums = splat(0.0, c)
+    for k in range(0, n, count):
+        sums = sums + load(c + k, n - k)
+    mean = total(sums) / n
+    sums = splat(0.0, c)
+    for k in range(0, n, count):
+        d = leading(load(c + k) - mean, n - k)
+        sums = fma(d, d, sums)
+    return mean, 1.0 / root(total(sums) / n + LAYER_NORM_EPS)
+
+
+@kernel
+def normalised(v, frame, lot, t, row, u, z):
+    """z = gain_ih LN(u) + gain_hh LN(z) + bias, one row; both normalised values go to the tape."""
+    f = read(frame, Forward)
+    count = lanes(z)
+    inverse_u, inverse_z = normalise_gates(v, frame, u), normalise_gates(v, frame, z)
+    here = taped(v, f, lot, t, row)
+    if v.training:
+        deviations = pointer(f.deviations, v)
+        deviations[2 * here] = inverse_u
+        deviations[2 * here + 1] = inverse_z
+    for k in range(0, f.H, count):
+        for gate in range(PANEL):
+            at = k * PANEL + gate * count
+            if v.training:
+                to = (here * PANEL + gate) * f.H + k
+                store(pointer(f.units_ih, v) + to, load(u + at), f.H - k)
+                store(pointer(f.units_hh, v) + to, load(z + at), f.H - k)
+            start = fma(load(u + at), load(pointer(f.gain_ih, v) + at), load(pointer(f.bias, v) + at))
+            store(z + at, fma(load(z + at), load(pointer(f.gain_hh, v) + at), start))
+
+
+@kernel
+def memories(v, frame, row, z, inner):
+    """i, f, g over their pre-activations, and the new c, of one row."""
+    f = read(frame, Forward)
+    count = lanes(z)
+    for k in range(0, f.H, count):
+        at = z + k * PANEL
+        c = load(pointer(f.c, v) + (row * f.c_row + k))
+        peep = pointer(f.peep, v) + k * PANEL
+        i, g_f, g, c_new = memory_fwd(v, load(at), load(at + count), load(at + 2 * count), c, peep)
+        store(at, i)
+        store(at + count, g_f)
+        store(at + 2 * count, g)
+        store(inner + k, c_new)
+
+
+@kernel
+def outputs(v, frame, lot, t, following, row, z, inner, r, h_after):
+    """o, and h from the new c, of one row; h goes on, or waits in r for its projection."""
+    f = read(frame, Forward)
+    count = lanes(z)
+    mean, inverse = 0.0, 1.0
+    if v.normed:
+        mean, inverse = moments(inner, f.H)
+    for k in range(0, f.H, count):
+        at = z + k * PANEL
+        c_at = pointer(f.c, v) + (row * f.c_row + k)
+        c_before, c = load(c_at), load(inner + k)
+        n = c
+        if v.normed:
+            gain, shift = load(pointer(f.gain_c, v) + k, f.H - k), load(pointer(f.shift_c, v) + k, f.H - k)
+            n = fma((c - mean) * inverse, gain, shift)
+        o, h_new = output_fwd(v, load(at + 3 * count), c_before, c, n, pointer(f.peep, v) + k * PANEL)
+        c_on = carried(v, f, lot, t, row, k, c_before, c)
+        store(c_at, c_on)
+        tape_cell(v, f, lot, t, row, k, load(at), load(at + count), load(at + 2 * count), o, c_on)
+        if v.projected:
+            store(r + k, h_new)
+        else:
+            emit(v, f, lot, t, following, row, k, h_new, h_after)
+
+
+@kernel
+def step_by_row(
+    v, frame, lot, first, last, row, rows, t, following, h_before, h_after, projected, projected_row, scratch
+):
+    """One step of the rows row .. row + rows, all units; the arguments are those of `step_by_panel`."""
+    f = read(frame, Forward)
+    count = lanes(scratch)
+    width = PANEL * count
+    panels = (f.H + count - 1) // count
+    z_row, c_row, depth = panels * width, f.c_row, f.I + f.P
+    z = scratch + width
+    u = z + WHOLE_ROWS * z_row
+    inner = u + (WHOLE_ROWS * z_row if v.normed else 0)
+    weights = pointer(f.weights, v)
+    a = h_before + (row * f.h_row - f.I)
+    if v.normed or v.projected:  # zeros, as the start of sums
+        for k in range(0, width, count):
+            store(scratch + k, splat(0.0, scratch))
+    if v.normed:
+        product(rows, panels, f.I, a, f.h_row, weights, depth * width, scratch, SAME, SAME, u, z_row)
+        weights = weights + f.I * width
+        product(rows, panels, f.P, a + f.I, f.h_row, weights, depth * width, scratch, SAME, SAME, z, z_row)
+    elif f.chunk > 0:
+        weights = weights + f.I * width
+        product(rows, panels, f.P, a + f.I, f.h_row, weights, depth * width, projected, projected_row, width, z, z_row)
+    else:
+        product(rows, panels, depth, a, f.h_row, weights, depth * width, pointer(f.bias, v), SAME, width, z, z_row)
+    if v.normed:
+        for r in range(rows):
+            normalised(v, frame, lot, t, row + r, u + r * z_row, z + r * z_row)
+    if v.full:
+        c = pointer(f.c, v) + row * c_row
+        product(rows, panels, f.H, c, c_row, pointer(f.w_ch, v), f.H * width, z, z_row, width, z, z_row)
+    for r in range(rows):
+        memories(v, frame, row + r, z + r * z_row, inner + r * c_row)
+    if v.full and v.output_new:
+        product(rows, panels, f.H, inner, c_row, pointer(f.w_ch_new, v), f.H * width, z, z_row, width, z, z_row)
+    for r in range(rows):
+        outputs(v, frame, lot, t, following, row + r, z + r * z_row, inner + r * c_row, inner + r * c_row, h_after)
+    if v.projected:
+        for column in range(0, f.P, width):
+            vectors = min(PANEL, (f.P - column + count - 1) // count)
+            h_row = vectors * count
+            w = pointer(f.w_hr, v) + f.H * column
+            gemm(rows, vectors, f.H, inner, c_row, NEXT, w, SAME, scratch, SAME, z, h_row)
+            for r in range(rows):
+                for k in range(0, h_row, count):
+                    emit(v, f, lot, t, following, row + r, column + k, load(z + (r * h_row + k)), h_after)

@@ -1,0 +1,172 @@
+"""The arguments of a pass over one direction of one layer: sizes, addresses of contiguous arrays, strides in elements.
+
+N are the rows of the tape: T * B, or in a ragged call the sum of the lengths. P is the size of h: H unless it is
+projected. What only some variants read is 0 for the others.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Forward(NamedTuple):
+    """Arguments of a forward pass."""
+
+    T: int
+    B: int
+    I: int
+    H: int
+    P: int
+    parts: int  # threads that share this direction
+    by_units: int  # whether they split units rather than rows
+    chunk: int  # steps whose W x is computed beforehand; 0: with each step
+    reverse: int  # whether time runs from T - 1 to 0
+    parties: int  # threads of the whole call, both directions
+    meeting: int  # where they meet once: arrivals and, on a line of its own, the verdict
+    sync: int  # barrier of the parts
+    x: int  # (T, B, I), last axis contiguous
+    x_step: int
+    x_row: int
+    weights: int  # [panel][I + P][gate][lane]
+    bias: int  # [panel][gate][lane]
+    h_0: int  # (B, P)
+    c_0: int  # (B, H)
+    y: int  # (T, B, P), last axis contiguous
+    y_step: int
+    y_row: int
+    h_n: int  # (B, P)
+    c_n: int  # (B, H)
+    gates: int  # tape: (N, 4, H) of i, f, g, o
+    cells: int  # tape: (N, H) of c
+    h: int  # workspace: two times (B, h_row), h of the step before and of this one; x stands before each row
+    h_row: int
+    c: int  # workspace: (B, c_row)
+    c_row: int
+    scratch: int  # workspace of each part: z of a block of rows, then W x of a chunk
+    scratch_part: int
+    projected: int  # where in it W x begins
+    # ragged
+    offsets: int = 0  # (T + 1,): where on the tape each step begins, and the last one ends
+    order: int = 0  # (B,): the row of each rank
+    x_packed: int = 0  # whether x is (N, I), its rows x_row apart
+    y_packed: int = 0
+    resets: int = 0  # (T, B) bytes, or 0
+    h_reset: int = 0  # (B, P)
+    c_reset: int = 0  # (B, H)
+    inputs: int = 0  # tape, ragged or special: (N, P), h of the step before as it went into the gates
+    # special
+    peep: int = 0  # diagonal: [panel][gate][lane]
+    mask: int = 0  # masked: (T, B, P)
+    mask_step: int = 0
+    mask_row: int = 0
+    zone_c: int = 0  # zoned_c: (T, B, H)
+    zone_c_step: int = 0
+    zone_c_row: int = 0
+    zone_h: int = 0  # zoned_h: (T, B, P)
+    zone_h_step: int = 0
+    zone_h_row: int = 0
+    held: int = 0  # workspace, masked or zoned_h: (B, h_row), h of the step before as it is
+    w_ch: int = 0  # full: [panel][H][gate][lane]; of gates that see the c before
+    w_ch_new: int = 0  # full and output_new: the same, of the output gate
+    w_hr: int = 0  # projected: packed columns, K = H, N = P
+    gain_ih: int = 0  # normed: [panel][gate][lane]
+    gain_hh: int = 0
+    gain_c: int = 0  # (H,)
+    shift_c: int = 0  # (H,)
+    units_ih: int = 0  # tape, normed: (N, 4, H), W x normalised
+    units_hh: int = 0  # and R h
+    deviations: int = 0  # tape, normed: (N, 2), one over the standard deviations of both
+
+
+class Backward(NamedTuple):
+    """Arguments of a backward pass."""
+
+    T: int
+    B: int
+    I: int
+    H: int
+    P: int
+    parts: int  # threads that share this direction
+    by_units: int  # whether they split units rather than rows in the steps
+    chunk: int  # steps between two products for dx and dW
+    reverse: int  # whether the forward pass ran from T - 1 to 0
+    parties: int  # threads of the whole call, both directions
+    meeting: int  # where they meet once: arrivals and, on a line of its own, the verdict
+    sync: int  # barrier of the parts
+    x: int  # (N, I), rows x_row apart
+    x_row: int
+    gates: int  # tape: (N, 4, H) of i, f, g, o; becomes dG
+    cells: int  # tape: (N, H) of c
+    h_0: int  # (B, P)
+    c_0: int  # (B, H)
+    dy: int  # (T, B, P), last axis contiguous
+    dy_step: int
+    dy_row: int
+    dh_n: int  # (B, P)
+    dc_n: int  # (B, H)
+    w_hh: int  # packed columns: K = 4H, N = P
+    w_ih: int  # packed columns: K = 4H, N = I
+    dx: int  # (T, B, I), last axis contiguous
+    dx_step: int
+    dx_row: int
+    dh_0: int  # (B, P)
+    dc_0: int  # (B, H)
+    dw_ih: int  # (4H, I)
+    dw_hh: int  # (4H, P)
+    db: int  # (4H,)
+    dw: int  # workspace: (I + P, dw_row), the gradients of both matrices, transposed
+    dw_row: int
+    dg: int  # workspace: two times (B, dg_row), dG of the step after and of this one
+    dg_row: int
+    dc: int  # workspace: (B, c_row)
+    c_row: int
+    h: int  # workspace: (chunk * B, h_row), h of each step, for the product with dG of the step after
+    h_row: int
+    scratch: int  # workspace of each part: zeros, then a block of rows, or a packed panel of dG and strips of [x, h]
+    scratch_part: int
+    # ragged
+    offsets: int = 0  # (T + 1,): where on the tape each step begins, and the last one ends
+    order: int = 0  # (B,): the row of each rank
+    dy_packed: int = 0  # whether dy is (N, P), its rows dy_row apart
+    dx_packed: int = 0
+    resets: int = 0  # (T, B) bytes, or 0
+    c_reset: int = 0  # (B, H)
+    inputs: int = 0  # tape, ragged or special: (N, P), h of the step before as it went into the gates
+    # special; workspace of chunks has N rows of a chunk, aligned with the tape
+    peep: int = 0  # diagonal: [panel][gate][lane]
+    mask: int = 0  # masked: (T, B, P)
+    mask_step: int = 0
+    mask_row: int = 0
+    zone_c: int = 0  # zoned_c: (T, B, H)
+    zone_c_step: int = 0
+    zone_c_row: int = 0
+    zone_h: int = 0  # zoned_h: (T, B, P)
+    zone_h_step: int = 0
+    zone_h_row: int = 0
+    carry: int = 0  # workspace, zoned_h: (B, h_row), what of dh goes to the step before directly
+    before: int = 0  # workspace, peephole: (chunk * B, H), c before
+    after: int = 0  # workspace, peephole or normed: (chunk * B, H), c as it went into the output
+    dw_ch: int = 0  # peephole: diagonal (4H,), or full: workspace (H, dw_row), transposed
+    dw_ch_new: int = 0  # the same for the output gate on the new c
+    w_ch: int = 0  # full: packed columns, K = 4H, N = H
+    w_ch_new: int = 0  # full and output_new: packed columns, K = H, N = H
+    w_hr: int = 0  # projected: packed columns, K = P, N = H
+    dw_hr: int = 0  # projected: (P, w_hr_row)
+    dw_hr_row: int = 0
+    dh: int = 0  # workspace, projected: (chunk * B, h_row), dh
+    r: int = 0  # workspace, projected: (chunk * B, H), h before projection
+    gain_ih: int = 0  # normed: (4, H)
+    gain_hh: int = 0
+    gain_c: int = 0  # (H,)
+    shift_c: int = 0  # (H,)
+    units_ih: int = 0  # tape, normed: (N, 4, H), W x normalised
+    units_hh: int = 0  # and R h
+    deviations: int = 0  # tape, normed: (N, 2), one over the standard deviations of both
+    du: int = 0  # workspace, normed: (chunk * B, 4, H), dG as it goes to W x
+    dv: int = 0  # and to R h
+    dn: int = 0  # workspace, normed: (chunk * B, H), gradient of the normalised c
+    units_c: int = 0  # workspace, normed: (chunk * B, H), c normalised
+    dgain_ih: int = 0  # normed: (4H,)
+    dgain_hh: int = 0
+    dgain_c: int = 0  # (H,)
+    dshift_c: int = 0

@@ -1,0 +1,253 @@
+"""Parameters in the order in which the passes read them, and their gradients back in a layer's own.
+
+All passes see four gates. Of a coupled cell, which has no parameters for f, that gate's are zeros here, and its
+gradients are left out; likewise where only some gates have a peephole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from fastlstm.cell import CellSpec
+from fastlstm.passes.entries import Digest, PackColumns, PackForward
+from fastlstm.runtime.memory import address, aligned
+from fastlstm.runtime.variant import Function, Variant
+from fastlstm.runtime.workers import worker
+from fastlstm.simd.digest import words
+from fastlstm.simd.isa import target
+
+Params = Mapping[str, np.ndarray]
+GATES = ("i", "f", "g", "o")
+
+
+class Weights(NamedTuple):
+    """One direction of one layer, packed for the forward pass; what the cell does not have is None."""
+
+    weights: np.ndarray
+    bias: np.ndarray
+    peep: np.ndarray | None = None
+    w_ch: np.ndarray | None = None
+    w_ch_new: np.ndarray | None = None
+    w_hr: np.ndarray | None = None
+    gain_ih: np.ndarray | None = None
+    gain_hh: np.ndarray | None = None
+    gain_c: np.ndarray | None = None
+    shift_c: np.ndarray | None = None
+
+
+class Transposed(NamedTuple):
+    """One direction of one layer, packed for the backward pass; what the cell does not have is None."""
+
+    w_hh: np.ndarray
+    w_ih: np.ndarray
+    peep: np.ndarray | None = None
+    w_ch: np.ndarray | None = None
+    w_ch_new: np.ndarray | None = None
+    w_hr: np.ndarray | None = None
+    gain_ih: np.ndarray | None = None
+    gain_hh: np.ndarray | None = None
+    gain_c: np.ndarray | None = None
+    shift_c: np.ndarray | None = None
+
+
+def variant_of(spec: CellSpec, dtype: np.dtype) -> Variant:
+    """What inference through a dense batch is compiled for."""
+    plain = Variant(dtype.name)
+    kinds = [Function(kind.name, kind.alpha, kind.beta) for kind in spec.activations]
+    standard = spec.clip is None and kinds == [plain.gates, plain.candidate, plain.output]
+    diagonal, full = spec.peephole == "diagonal", spec.peephole == "full"
+    zoned_c, zoned_h = (rate > 0 for rate in spec.zoneout)
+    projected = spec.proj_size > 0
+    special = not standard or spec.coupled or diagonal or full or spec.layer_norm or projected or zoned_c or zoned_h
+    if not special:
+        return plain
+    return plain._replace(
+        special=True, standard=standard, gates=kinds[0], candidate=kinds[1], output=kinds[2],
+        clipped=spec.clip is not None, clip=spec.clip or 0.0, coupled=spec.coupled,
+        diagonal=diagonal, output_new=spec.output_peephole == "new", full=full,
+        normed=spec.layer_norm, projected=projected, zoned_c=zoned_c, zoned_h=zoned_h,
+    )  # fmt: skip
+
+
+def needs_whole_rows(variant: Variant) -> bool:
+    """Whether a unit of the cell needs all others of its row, so that threads cannot split units."""
+    return variant.normed or variant.projected or variant.full
+
+
+def padded(n: int, dtype) -> int:
+    """n, rounded up to whole vectors."""
+    lanes = target().lanes(dtype)
+    return -(-n // lanes) * lanes
+
+
+def zeros(count: int, dtype) -> np.ndarray:
+    """An aligned array of zeros."""
+    array = aligned(count, dtype)
+    array.fill(0)
+    return array
+
+
+def frame_of(*frames) -> np.ndarray:
+    """The words of some frames, one after another."""
+    return np.array(frames, np.int64)
+
+
+def digest(variant: Variant, arrays: list[np.ndarray]) -> bytes:
+    """A digest of the contents of contiguous arrays."""
+    out = np.zeros(words(), np.uint32)
+    work = worker("digest", Variant(variant.dtype))
+    for first in range(0, len(arrays), 4):
+        flat = [word for a in arrays[first : first + 4] for word in (address(a), a.nbytes)]
+        frame = frame_of(Digest(address(out), *flat, *[0] * (len(Digest._fields) - 1 - len(flat))))
+        work.run(0, address(frame))
+    return out.tobytes()
+
+
+def _all_gates(array: np.ndarray, gates: tuple[str, ...]) -> np.ndarray:
+    """(len(gates) * H, ...) with zeros for the gates that are not there: (4H, ...)."""
+    if gates == GATES:
+        return array
+    H = len(array) // len(gates)
+    whole = np.zeros((4, H, *array.shape[1:]), array.dtype)
+    for k, gate in enumerate(gates):
+        whole[GATES.index(gate)] = array[k * H : (k + 1) * H]
+    return whole.reshape(4 * H, *array.shape[1:])
+
+
+def _some_gates(array: np.ndarray, gates: tuple[str, ...]) -> np.ndarray:
+    """Of (4H, ...) the gates that are there."""
+    if gates == GATES:
+        return array
+    H = len(array) // 4
+    return np.concatenate([array[GATES.index(gate) * H :][:H] for gate in gates])
+
+
+def _gate_panels(array: np.ndarray) -> np.ndarray:
+    """(4H,) or (4H, K) as [panel][gate][lane] or [panel][k][gate][lane]."""
+    H, dtype = len(array) // 4, array.dtype
+    lanes, flat = target().lanes(dtype), array.reshape(4 * H, -1)
+    whole = np.zeros((4, padded(H, dtype), flat.shape[1]), dtype)
+    whole[:, :H] = flat.reshape(4, H, -1)
+    packed = aligned(whole.size, dtype)
+    packed[...] = whole.reshape(4, -1, lanes, flat.shape[1]).transpose(1, 3, 0, 2).ravel()
+    return packed
+
+
+def _columns(variant: Variant, w: np.ndarray) -> np.ndarray:
+    """A matrix (K, N), packed by columns."""
+    w = np.ascontiguousarray(w)
+    K, N = w.shape
+    packed = aligned(K * padded(N, w.dtype), w.dtype)
+    frame = frame_of(PackColumns(K, N, address(w), address(packed)))
+    worker("pack_backward", Variant(variant.dtype)).run(0, address(frame))
+    return packed
+
+
+def _peepholes(spec: CellSpec, p: Params) -> tuple[np.ndarray, np.ndarray]:
+    """weight_ch as (4H, ...): of the gates that see the c before, and of an output gate that sees the new one."""
+    whole = _all_gates(p["weight_ch"], spec.peephole_gates)
+    new = np.zeros_like(whole)
+    if spec.output_peephole == "new":
+        H = len(whole) // 4
+        whole = whole.copy()
+        new[3 * H :], whole[3 * H :] = whole[3 * H :], 0
+    return whole, new
+
+
+def pack_forward(spec: CellSpec, variant: Variant, p: Params) -> Weights:
+    """Pack the parameters of one direction of one layer, by their names without suffix."""
+    dtype, gates = p["weight_ih"].dtype, spec.gates
+    w_ih, w_hh = (_all_gates(p[name], gates) for name in ("weight_ih", "weight_hh"))
+    (rows, I), P = w_ih.shape, w_hh.shape[1]
+    H = rows // 4
+    b_ih, b_hh = (_all_gates(p[name], gates) if spec.bias else np.zeros(rows, dtype) for name in ("bias_ih", "bias_hh"))
+    units = padded(H, dtype)
+    weights, bias = aligned(4 * units * (I + P), dtype), zeros(4 * units, dtype)
+    frame = frame_of(PackForward(I, H, P, *map(address, (w_ih, w_hh, b_ih, b_hh, weights, bias))))
+    worker("pack_forward", Variant(variant.dtype)).run(0, address(frame))
+    packed = Weights(weights, bias)
+    if spec.peephole == "diagonal":
+        packed = packed._replace(peep=_gate_panels(_all_gates(p["weight_ch"], spec.peephole_gates)))
+    if spec.peephole == "full":
+        before, new = map(_gate_panels, _peepholes(spec, p))
+        packed = packed._replace(w_ch=before, w_ch_new=new)
+    if spec.proj_size:
+        packed = packed._replace(w_hr=_columns(variant, p["weight_hr"].T))
+    if spec.layer_norm:
+        packed = packed._replace(
+            gain_ih=_gate_panels(_all_gates(p["weight_ln_ih"], gates)),
+            gain_hh=_gate_panels(_all_gates(p["weight_ln_hh"], gates)),
+            gain_c=p["weight_ln_c"].copy(),
+            shift_c=p["bias_ln_c"].copy() if spec.bias else np.zeros(H, dtype),
+        )
+    return packed
+
+
+def pack_backward(spec: CellSpec, variant: Variant, p: Params) -> Transposed:
+    """Pack the same for the backward pass."""
+    dtype, gates = p["weight_ih"].dtype, spec.gates
+    w_ih, w_hh = (_all_gates(p[name], gates) for name in ("weight_ih", "weight_hh"))
+    packed = Transposed(_columns(variant, w_hh), _columns(variant, w_ih))
+    H = len(w_hh) // 4
+    if spec.peephole == "diagonal":
+        packed = packed._replace(peep=_gate_panels(_all_gates(p["weight_ch"], spec.peephole_gates)))
+    if spec.peephole == "full":
+        before, new = _peepholes(spec, p)
+        packed = packed._replace(w_ch=_columns(variant, before), w_ch_new=_columns(variant, new[3 * H :]))
+    if spec.proj_size:
+        packed = packed._replace(w_hr=_columns(variant, p["weight_hr"]))
+    if spec.layer_norm:
+        packed = packed._replace(
+            gain_ih=_all_gates(p["weight_ln_ih"], gates).copy(),
+            gain_hh=_all_gates(p["weight_ln_hh"], gates).copy(),
+            gain_c=p["weight_ln_c"].copy(),
+            shift_c=p["bias_ln_c"].copy() if spec.bias else np.zeros(H, dtype),
+        )
+    return packed
+
+
+class Gradients:
+    """Where the backward pass writes the gradients of one direction of one layer."""
+
+    def __init__(self, spec: CellSpec, I: int, H: int, dtype: np.dtype, row: int) -> None:
+        P = spec.proj_size or H
+        self.spec = spec
+        self.w_ih, self.w_hh = np.empty((4 * H, I), dtype), np.empty((4 * H, P), dtype)
+        self.b = np.empty(4 * H, dtype)
+        self.w_ch = self.w_ch_new = self.w_hr = None
+        if spec.peephole == "diagonal":
+            self.w_ch = np.zeros(4 * H, dtype)
+        if spec.peephole == "full":
+            self.w_ch, self.w_ch_new = np.zeros((H, row), dtype), np.zeros((H, row), dtype)
+        if spec.proj_size:
+            self.w_hr = np.zeros((P, padded(H, dtype)), dtype)
+        # Of a normalisation: gain_ih, gain_hh, gain_c, shift_c.
+        self.normal = [np.zeros(n, dtype) for n in (4 * H, 4 * H, H, H)] if spec.layer_norm else None
+
+    def named(self) -> dict[str, np.ndarray]:
+        """The gradients by the parameters' names without suffix, in their shapes."""
+        spec, gates = self.spec, self.spec.gates
+        H = len(self.b) // 4
+        found = {"weight_ih": _some_gates(self.w_ih, gates), "weight_hh": _some_gates(self.w_hh, gates)}
+        if spec.bias:
+            found["bias_ih"] = _some_gates(self.b, gates)
+            found["bias_hh"] = found["bias_ih"].copy()
+        if self.w_hr is not None:
+            found["weight_hr"] = np.ascontiguousarray(self.w_hr[:, :H])
+        if self.w_ch is not None:
+            seen = self.w_ch
+            if spec.peephole == "full":
+                seen = np.ascontiguousarray(self.w_ch[:, : 4 * H].T)
+                if spec.output_peephole == "new" and self.w_ch_new is not None:
+                    seen[3 * H :] = self.w_ch_new[:, 3 * H : 4 * H].T
+            found["weight_ch"] = _some_gates(seen, spec.peephole_gates)
+        if self.normal is not None:
+            gain_ih, gain_hh, gain_c, shift_c = self.normal
+            found["weight_ln_ih"], found["weight_ln_hh"] = _some_gates(gain_ih, gates), _some_gates(gain_hh, gates)
+            found["weight_ln_c"] = gain_c
+            if spec.bias:
+                found["bias_ln_c"] = shift_c
+        return found
