@@ -7,6 +7,7 @@ so that one layer serves many threads at once.
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from typing import Any
 
@@ -225,11 +226,9 @@ class LSTM(Parameterised):
         tape
             For one call of `backward`. x must not be changed before it.
         """
-        tape = Tape()
         if lengths is None and reset is None and (short := self._prepared(x, state, True)) is not None:
-            y, state_n, recorded = short.record(x, state, self._mapping.epoch)
-            tape.take(recorded, x.ndim == 2, self._variant)
-            return y, state_n, tape
+            return self._record(short, x, state, unbatched=x.ndim == 2)
+        tape = Tape()
         y, state_n = forward(self, x, state, lengths, reset, tape)
         return y, state_n, tape
 
@@ -323,6 +322,24 @@ class LSTM(Parameterised):
         if short is None or short.stale():
             short = self._prepare(training, x.shape)
         return short if short is not None and short.takes(x, state) else None
+
+    def _record(
+        self, short: ShortForward, x: np.ndarray, state: State | None, unbatched: bool
+    ) -> tuple[np.ndarray, State, Tape]:
+        """`forward` by a prepared call."""
+        tape = Tape()
+        y, state_n, recorded = short.record(x, state, self._mapping.epoch)
+        tape.take(recorded, unbatched, self._variant)
+        return y, state_n, tape
+
+    def _prepare_step(self, training: bool, shape: tuple[int, ...]) -> ShortForward | None:
+        """Prepare calls of one step with an x (B, I) or (I,) and states without an axis of layers, as a cell's."""
+        I, H, rows = self.input_size, self.hidden_size, shape[:-1]
+        if self._variant.special or len(shape) not in (1, 2) or shape[-1] != I or 0 in shape:
+            return None
+        state, variant = (*rows, H), self._variant._replace(training=training)
+        told = Shape(shape, state, state, 1, math.prod(rows), I, H, 1, 1, False, self.dtype, variant)
+        return ShortForward(told, self._bind, self._lie) if ShortForward.fits(told) else None
 
     def _prepare(self, training: bool, shape: tuple[int, ...]) -> ShortForward | None:
         """Prepare calls with an x of a shape, if such calls are short, and the cell is plain."""

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fastlstm import checks
-from fastlstm.layer import LSTM, State, Tape
+from fastlstm.layer import LSTM, SHORT_SHAPES, State, Tape
+from fastlstm.passes.short import ShortForward
 
 SUFFIX = "_l0"  # what the layer's names have more than the cell's
 
@@ -49,6 +50,7 @@ class LSTMCell:
         self._layer = LSTM(input_size, hidden_size, bias=bias, dtype=dtype, seed=seed)
         self.input_size, self.hidden_size = self._layer.input_size, self._layer.hidden_size
         self.bias, self.dtype = self._layer.bias, self._layer.dtype
+        self._short: dict[tuple[bool, tuple[int, ...]], ShortForward] = {}  # by training, and the shape of x
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
@@ -71,6 +73,10 @@ class LSTMCell:
         parameters = dict(self.parameters)
         for name, value in checks.state_dict(state_dict, parameters).items():
             parameters[name][...] = value
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes: nothing that was prepared."""
+        return self.__dict__ | {"_short": {}}
 
     def __repr__(self) -> str:
         """The constructor's call."""
@@ -96,12 +102,16 @@ class LSTMCell:
         TypeError, ValueError
             An argument of the wrong type, dtype or shape; the message names it.
         """
+        if (short := self._prepared(x, state, False)) is not None:
+            return short(x, state, self._layer._mapping.epoch)[1]
         x = self._x(x)
         _, (h, c) = self._layer(x[None], self._state("state", state, x))
         return h[0], c[0]
 
     def forward(self, x: Any, state: tuple[Any, Any] | None = None) -> tuple[State, Tape]:
         """Run one step for training: as a plain call, with a tape for `backward`."""
+        if (short := self._prepared(x, state, True)) is not None:
+            return self._layer._record(short, x, state, unbatched=x.ndim == 1)[1:]
         x = self._x(x)
         _, (h, c), tape = self._layer.forward(x[None], self._state("state", state, x))
         return (h[0], c[0]), tape
@@ -129,11 +139,30 @@ class LSTMCell:
         """
         if not isinstance(tape, Tape):
             raise TypeError(f"tape must be what forward returned, but was {type(tape).__name__}")
+        short = tape.short
+        if short is not None and not tape.spent and short.takes(short.nothing, dstate):
+            dx, state, grads = self._layer._short_backward(tape, short, short.nothing, dstate)
+            return dx, state, {name.removesuffix(SUFFIX): grad for name, grad in grads.items()}
         T, B, _ = tape.inputs[0].shape
         rows: tuple[int, ...] = () if tape.unbatched else (B,)
         given = self._shaped("dstate", dstate, (*rows, self.hidden_size))
         dx, (dh, dc), grads = self._layer.backward(tape, np.zeros((T, *rows, self.hidden_size), self.dtype), given)
         return dx[0], (dh[0], dc[0]), {name.removesuffix(SUFFIX): grad for name, grad in grads.items()}
+
+    def _prepared(self, x: Any, state: Any, training: bool) -> ShortForward | None:
+        """The prepared call for arguments as they mostly are; None for the long way."""
+        if type(x) is not np.ndarray:
+            return None
+        key = training, x.shape
+        short = self._short.get(key)
+        if short is None or short.stale():
+            short = self._layer._prepare_step(*key)
+            if short is None:
+                return None
+            if len(self._short) >= SHORT_SHAPES:
+                self._short.pop(next(iter(self._short)), None)
+            self._short[key] = short
+        return short if short.takes(x, state) else None
 
     def _x(self, x: Any) -> np.ndarray:
         given = checks.array("x", x, self.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -123,3 +124,39 @@ def test_backward_refuses() -> None:
         cell.backward(tape, (h, h))
     with pytest.raises(ValueError, match=r"hidden_size must be at least 1, but was 0"):
         LSTMCell(3, 0)
+
+
+@pytest.mark.parametrize("unbatched", [False, True])
+@pytest.mark.parametrize("held", [False, True])
+def test_prepared_calls_are_the_layers(held: bool, unbatched: bool) -> None:
+    case = LayerCase(T=1, B=1 if unbatched else 4, I=7, H=19, unbatched=unbatched)
+    cell, a, expected = cell_of(case), case.arrays, case.found()
+    parameters = dict(cell.parameters) if held else None
+    state, dstate = (a["h_0"][0], a["c_0"][0]), (a["dh_n"][0], a["dc_n"][0])
+    for form in (np.asarray, np.ndarray.tolist, np.asarray):
+        h, c = cell(form(a["x"][0]), state)
+        (h_n, c_n), tape = cell.forward(form(a["x"][0]), state)
+        case.arrays["dy"][...] = 0
+        dx, (dh, dc), grads = cell.backward(tape, (form(dstate[0]), dstate[1]))
+        for found, again, name in ((h, h_n, "h_n"), (c, c_n, "c_n")):
+            np.testing.assert_array_equal(found, expected[name][0])
+            np.testing.assert_array_equal(again, found)
+        wanted = case.found()
+        for name, found in ({"dx": dx, "dh_0": dh, "dc_0": dc}).items():
+            np.testing.assert_array_equal(found, wanted[name][0], err_msg=name)
+        for name, found in grads.items():
+            np.testing.assert_array_equal(found, wanted[name + "_l0"], err_msg=name)
+        with pytest.raises(ValueError, match="tape must be fresh from forward"):
+            cell.backward(tape, dstate)
+    assert parameters is None or set(parameters) == set(grads)
+
+
+def test_a_copy_is_its_own() -> None:
+    cell = LSTMCell(3, 5, seed=0)
+    x = np.ones((2, 3), np.float32)
+    h, _ = cell(x)
+    other = copy.deepcopy(cell)
+    np.testing.assert_array_equal(other(x)[0], h)
+    other.parameters["weight_hh"][...] = other.parameters["weight_ih"][...] = 0
+    assert not np.array_equal(other(x)[0], h)
+    np.testing.assert_array_equal(cell(x)[0], h)

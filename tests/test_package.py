@@ -47,7 +47,7 @@ ALLOWED = {
         "directions",
         "checks",
     },
-    "lstm_cell": {"layer", "checks"},
+    "lstm_cell": {"layer", "passes", "checks"},
     "ahead": {"layer", "runtime", "checks"},
     "": {"ahead", "layer", "lstm_cell", "sequences", "stream", "passes", "runtime"},
     "models": SURFACE | {"runtime"},

@@ -216,7 +216,7 @@ class ShortForward:
         tape = [(empty((s.T, s.B, 4, s.H), s.dtype), empty((s.T, s.B, s.H), s.dtype)) for _ in range(s.directions)]
         y, state_n = self(x, state, epoch, tape)
         start = state or (self._nothing, self._nothing)
-        if len(s.x) == 2 or s.batch_first:
+        if len(s.x) < 3 or s.batch_first:
             x, start = x.reshape(s.T, s.B, s.I), (start[0].reshape(self._whole), start[1].reshape(self._whole))
         return y, state_n, (x, tape, start, self._backward)
 

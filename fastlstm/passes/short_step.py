@@ -100,7 +100,8 @@ class ShortBackward(_Prepared):
         dtype = np.dtype(variant.dtype)
         space = backward_workspace(T, B, H, padded(H, dtype), target().lanes(dtype))
         super().__init__("step_backward", variant, StepBackward, sizes, space)
-        self._y, self._state, self._nothing = y, state, np.zeros(state, dtype)
+        self._y, self._state = y, state
+        self.nothing = np.zeros(state, dtype)  # no gradient
         outputs = x, state, state, (4 * H, I), (4 * H, H), (4 * H,)
         self._outputs = [(math.prod(shape), shape) for shape in outputs]
 
@@ -120,5 +121,5 @@ class ShortBackward(_Prepared):
             empty(shape, dtype) if count < LARGE else aligned(count, dtype).reshape(shape)
             for count, shape in self._outputs
         ]
-        self.run(x, *tape, *state, dy, *(dstate or (self._nothing, self._nothing)), *weights, *found)
+        self.run(x, *tape, *state, dy, *(dstate or (self.nothing, self.nothing)), *weights, *found)
         return found
