@@ -15,7 +15,6 @@ from onnx_case import Node, ReferenceLSTM, by_onnxruntime, model, random_node, s
 
 import fastlstm
 from fastlstm import reference
-from fastlstm.cell import CellSpec, parameter_shapes
 from fastlstm.onnx import export, load, operator
 
 FIXED = ("W", "R", "B", "P")
@@ -28,7 +27,7 @@ def specified(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plain(seed: int = 0, **changed: Any) -> Node:
-    node = random_node(np.random.default_rng(seed), plain=True)
+    node = random_node(np.random.default_rng(seed), onnx_case.PLAIN)
     return Node(node.arrays, node.attributes | changed)
 
 
@@ -113,7 +112,7 @@ def test_weights_may_be_moved_on_their_way() -> None:
     rng = np.random.default_rng(6)
     node = next(
         n
-        for n in iter(lambda: random_node(rng, plain=True), None)
+        for n in iter(lambda: random_node(rng, onnx_case.PLAIN), None)
         if n.arrays["B"] is not None and n.attributes["direction"] != "bidirectional"
     )
     proto = moved(node)
@@ -231,6 +230,7 @@ LAYERS = [
     {"bidirectional": True, "num_layers": 2},
     {"batch_first": True, "bidirectional": True},
     {"batch_first": True, "num_layers": 2},
+    {"reverse": True, "num_layers": 2},
 ]
 
 
@@ -259,17 +259,9 @@ def test_an_exported_layer_is_read_back(options: dict[str, Any]) -> None:
     assert k == lstm.num_layers - 1
 
 
-class Special(fastlstm.LSTM):
-    """A layer that says of itself that it has some cell; to be exported, it need not compute it."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(3, 4, bias=options.get("bias", True))
-        self.spec = CellSpec(**options)
-        rng, shapes = np.random.default_rng(1), parameter_shapes(self.spec, 3, 4)
-        self.arrays = {f"{n}_l0": rng.uniform(-0.5, 0.5, shape).astype(np.float32) for n, shape in shapes.items()}
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        return self.arrays
+def special(**options: Any) -> fastlstm.LSTM:
+    """A layer of another cell; exporting it computes nothing."""
+    return fastlstm.LSTM(3, 4, seed=1, **options)
 
 
 @pytest.mark.parametrize(
@@ -282,9 +274,9 @@ class Special(fastlstm.LSTM):
     ],
 )
 def test_cells_that_onnx_has_are_exported(options: dict[str, Any], specified: None) -> None:
-    lstm = Special(**options)
+    lstm = special(**options)
     x = np.random.default_rng(2).standard_normal((4, 2, 3)).astype(np.float32)
-    y, (h, c), _ = reference.forward(lstm.arrays, x, spec=lstm.spec)
+    y, (h, c), _ = reference.forward(dict(lstm.parameters), x, spec=lstm.spec)
     proto = export(lstm)
     feeds = {"x": x, "h_0": np.zeros_like(h), "c_0": np.zeros_like(c)}
     assert_near(session(proto).run(None, feeds), (y, h, c))
@@ -296,6 +288,8 @@ def test_cells_that_onnx_has_are_exported(options: dict[str, Any], specified: No
     ("options", "message"),
     [
         ({"layer_norm": True}, "which knows no layer_norm"),
+        ({"proj_size": 2}, "which knows no proj_size"),
+        ({"merge": "sum", "bidirectional": True}, "which knows no merge"),
         ({"zoneout": 0.1}, "knows no zoneout"),
         ({"peephole": "full"}, "knows no full peephole"),
         ({"peephole": "diagonal", "candidate_peephole": True}, "candidate_peephole"),
@@ -305,7 +299,7 @@ def test_cells_that_onnx_has_are_exported(options: dict[str, Any], specified: No
 )
 def test_cells_that_onnx_has_not_are_told(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        export(Special(**options))
+        export(special(**options))
 
 
 def test_what_cannot_be_exported_is_told(tmp_path: Path) -> None:

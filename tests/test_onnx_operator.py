@@ -15,10 +15,14 @@ import numpy as np
 import onnx_case
 import pytest
 import tolerances
-from onnx_case import Node, ReferenceLSTM, by_onnxruntime, random_node
+from onnx_case import PLAIN, Cell, Node, ReferenceLSTM, by_onnxruntime, by_reference, random_node
 
 from fastlstm import reference
 from fastlstm.onnx import lstm, operator
+
+PEEPHOLES = Cell(None, None, False, True)
+FUNCTIONS = (("HardSigmoid", 0.3, 0.4), ("LeakyRelu", 0.2, None), ("Softsign", None, None))
+MIXED = Cell((FUNCTIONS, FUNCTIONS), 1.5, True, True)
 
 
 @pytest.fixture
@@ -30,6 +34,15 @@ def specified(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def call(node: Node) -> tuple[np.ndarray, ...]:
     return lstm(**node.arrays, **node.attributes)
+
+
+def ragged(node: Node) -> Node:
+    """The node with lengths, so that a cell need not be compiled without them too."""
+    T, B, _ = node.arrays["X"].shape
+    lengths = node.arrays["sequence_lens"]
+    return Node(
+        node.arrays | {"sequence_lens": np.full(B, T, np.int32) if lengths is None else lengths}, node.attributes
+    )
 
 
 def compare(node: Node, expected: Any, tolerance: float) -> None:
@@ -47,7 +60,7 @@ def node_tests() -> list[Any]:
 
 
 @pytest.mark.parametrize("case", node_tests(), ids=lambda case: case.name)
-def test_the_node_tests_of_onnx(case: Any, specified: None) -> None:
+def test_the_node_tests_of_onnx(case: Any) -> None:
     (node,) = case.model.graph.node
     ((inputs, outputs),) = case.data_sets
     given = dict(zip([i.name for i in case.model.graph.input], inputs, strict=True))
@@ -80,10 +93,13 @@ def test_random_nodes_mean_what_onnxruntime_takes_them_for(specified: None) -> N
     assert seen >= {name.lower() for name in operator.NAMES}
 
 
-def test_random_plain_nodes_by_the_kernels() -> None:
+def test_random_nodes_by_the_kernels() -> None:
+    """A few cells, since each must be compiled; `python tests/onnx_case.py` compares many."""
+    cells = [PLAIN, PEEPHOLES, MIXED]
     rng = np.random.default_rng(1)
-    for _ in range(60):
-        node = random_node(rng, plain=True)
+    for k in range(60):
+        node = random_node(rng, cells[k % len(cells)])
+        node = node if k % len(cells) == 0 else ragged(node)
         compare(node, by_onnxruntime(node), tolerances.ONNXRUNTIME)
 
 
@@ -98,36 +114,42 @@ def test_layouts_are_the_same_to_the_bit(specified: None) -> None:
             np.testing.assert_array_equal(other, state.swapaxes(0, 1))
 
 
-def test_layout_1_and_float64_by_the_kernels() -> None:
+@pytest.mark.parametrize("cell", [PLAIN, MIXED])
+def test_layout_1_and_float64_by_the_kernels(cell: Cell) -> None:
     rng = np.random.default_rng(3)
     for _ in range(20):
-        node = random_node(rng, plain=True).astype(np.float64)
-        compare(node, directly(node), 1e-12)
+        node = random_node(rng, cell).astype(np.float64)
+        node = node if cell == PLAIN else ragged(node)
+        expected = by_reference(node)
+        compare(node, expected, 1e-12)
+        if cell == PLAIN:
+            compare(node, directly(node), 1e-12)
         y, h, c = call(node)
-        expected = np.moveaxis(y, 2, 0), h.swapaxes(0, 1), c.swapaxes(0, 1)
-        compare(node.in_layout(1), expected, 0)
+        compare(node.in_layout(1), (np.moveaxis(y, 2, 0), h.swapaxes(0, 1), c.swapaxes(0, 1)), 0)
 
 
 def directly(node: Node) -> tuple[np.ndarray, ...]:
     """A plain node by the equations of the reference, with the weights taken apart here."""
-    X, W, R, B, h, c = (node.arrays[n] for n in ("X", "W", "R", "B", "initial_h", "initial_c"))
-    D, H = len(W), R.shape[2]
-    states, outs = [], []
-    for d in range(D):
-        back = node.attributes["direction"] == "reverse" or d == 1
+    X, W, R, B, lengths = (node.arrays[n] for n in ("X", "W", "R", "B", "sequence_lens"))
+    (D, _, H), parameters, states = R.shape, {}, []
+    taken = {"forward": [0], "reverse": [1], "bidirectional": [0, 1]}[node.attributes["direction"]]
+    for d in (0, 1):  # both directions are computed, with the same weights where there is one only
 
         def gates(array: np.ndarray) -> np.ndarray:
             i, o, f, g = np.split(array, 4)
             return np.concatenate([i, f, g, o])
 
-        biases = np.zeros((2, 4 * H)) if B is None else np.split(B[d], 2)
-        named = zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), (W[d], R[d], *biases), strict=True)
-        parameters = {f"{name}_l0": gates(array) for name, array in named}
-        first = tuple(np.zeros((1, X.shape[1], H)) if s is None else s[d : d + 1] for s in (h, c))
-        y, last, _ = reference.forward(parameters, X[::-1] if back else X, first)
-        outs.append(y[::-1] if back else y)
-        states.append(last)
-    return np.stack(outs, axis=1), *(np.concatenate(part) for part in zip(*states, strict=True))
+        k = min(d, D - 1)
+        biases = np.zeros((2, 4 * H)) if B is None else np.split(B[k], 2)
+        named = zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), (W[k], R[k], *biases), strict=True)
+        parameters |= {name + ("_l0", "_l0_reverse")[d]: gates(array) for name, array in named}
+    for name in ("initial_h", "initial_c"):
+        given = node.arrays[name]
+        states.append(np.zeros((2, X.shape[1], H)) if given is None else given[[0, D - 1]])
+    y, (h, c), _ = reference.forward(parameters, X, states, bidirectional=True, lengths=lengths)
+    if lengths is not None:
+        h[:, lengths == 0] = c[:, lengths == 0] = 0
+    return np.stack(np.split(y, 2, axis=2), axis=1)[:, taken], h[taken], c[taken]
 
 
 def small(**changed: Any) -> dict[str, Any]:

@@ -227,7 +227,7 @@ def test_initializers_that_are_inputs_may_be_fed_but_not_an_operators() -> None:
 
 
 def test_nodes_that_onnxruntime_refuses_run() -> None:
-    node = onnx_case.random_node(np.random.default_rng(2), plain=True).astype(np.float64).in_layout(1)
+    node = onnx_case.random_node(np.random.default_rng(2), onnx_case.PLAIN).astype(np.float64).in_layout(1)
     model = onnx_case.model(node, fixed=("W", "R", "B"))
     feeds = {n: a for n, a in node.arrays.items() if a is not None and n not in ("W", "R", "B")}
     (one,) = load(model).values()

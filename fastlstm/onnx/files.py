@@ -179,6 +179,7 @@ def _attributes(lstm: LSTM) -> dict[str, Any]:
     """The attributes of the layer's nodes; ValueError where ONNX has none for an option."""
     spec: CellSpec = lstm.spec
     foreign = {
+        "merge of two directions": lstm.merge != "concat",
         "proj_size": spec.proj_size,
         "layer_norm": spec.layer_norm,
         "zoneout": any(spec.zoneout),
@@ -190,7 +191,7 @@ def _attributes(lstm: LSTM) -> dict[str, Any]:
     if wrong := [name for name, there in foreign.items() if there]:
         raise ValueError(f"lstm must be a cell that ONNX's LSTM has, which knows no {', no '.join(wrong)}")
     found: dict[str, Any] = {"hidden_size": lstm.hidden_size}
-    found["direction"] = "bidirectional" if lstm.bidirectional else "forward"
+    found["direction"] = "bidirectional" if lstm.bidirectional else "reverse" if lstm.reverse else "forward"
     found |= {"clip": spec.clip} if spec.clip is not None else {}
     found |= {"input_forget": 1} if spec.coupled else {}
     if spec.activations == PLAIN:

@@ -157,7 +157,6 @@ class Part(NamedTuple):
 
     layer: LSTM
     directions: slice
-    reverse: bool  # of the one direction that a layer by itself has not
 
 
 class Operator:
@@ -168,7 +167,7 @@ class Operator:
     layers : tuple of LSTM
         The layers: one, or one for each direction where the two have different activations. They are frozen.
     direction : str
-        "forward", "reverse" or "bidirectional"; for "reverse" the layer runs forward over reversed sequences.
+        "forward", "reverse" or "bidirectional".
     hidden_size, layout, clip, coupled
         The node's attributes.
     defaults : dict
@@ -184,18 +183,19 @@ class Operator:
         self.clip, self.coupled = attributes.clip, attributes.coupled
         self.input_size, self.dtype = given.W.shape[2], given.W.dtype
         if len(set(attributes.activations)) == 1:
-            self._parts = [Part(self._layer(given, 0), slice(0, D), self.direction == "reverse")]
+            self._parts = [Part(self._layer(given, 0, self.direction == "reverse"), slice(0, D))]
         else:
-            self._parts = [Part(self._layer(given.part(d), d), slice(d, d + 1), d == 1) for d in range(D)]
+            self._parts = [Part(self._layer(given.part(d), d, d == 1), slice(d, d + 1)) for d in range(D)]
 
     @property
     def layers(self) -> tuple[LSTM, ...]:
         """The layers."""
         return tuple(part.layer for part in self._parts)
 
-    def _layer(self, given: Weights, d: int) -> LSTM:
+    def _layer(self, given: Weights, d: int, reverse: bool) -> LSTM:
         """A layer with these weights, and the activations of direction d."""
-        options: dict[str, Any] = {"peephole": "diagonal"} if given.P is not None else {}
+        options: dict[str, Any] = {"reverse": reverse}
+        options |= {"peephole": "diagonal"} if given.P is not None else {}
         if self._attributes.activations[d] != PLAIN:
             options["activations"] = self._attributes.activations[d]
         options |= {"coupled": True} if self.coupled else {}
@@ -259,10 +259,8 @@ class Operator:
 
     def _run(self, part: Part, X: np.ndarray, lengths: np.ndarray | None, h: np.ndarray, c: np.ndarray) -> np.ndarray:
         """The output of one layer, (T, B, D, H) or (B, T, D, H); h and c (D, B, H) go to their last values."""
-        d, options = part.directions, {} if lengths is None else {"lengths": lengths}
-        x = _reversed(X, lengths, self.layout) if part.reverse else X
-        y, (h[d], c[d]) = part.layer(x, (h[d], c[d]), **options)
-        y = _reversed(y, lengths, self.layout) if part.reverse else y
+        d = part.directions
+        y, (h[d], c[d]) = part.layer(X, (h[d], c[d]), lengths=lengths)
         return y.reshape(*y.shape[:2], -1, self.hidden_size)
 
     def _state(self, name: str, value: Any, B: int) -> np.ndarray:
@@ -285,15 +283,6 @@ def _lengths(value: Any, T: int, B: int) -> np.ndarray:
     if B and not 0 <= lengths.min() <= lengths.max() <= T:
         raise ValueError(f"sequence_lens must lie in 0..T = {T}, but goes from {lengths.min()} to {lengths.max()}")
     return lengths.astype(np.int64)
-
-
-def _reversed(array: np.ndarray, lengths: np.ndarray | None, batch_first: int) -> np.ndarray:
-    """The steps of each row last to first; those behind its end stay where they are."""
-    if lengths is None:
-        return np.flip(array, axis=batch_first)
-    t = np.arange(array.shape[batch_first])[:, None]
-    source = np.where(t < lengths, lengths - 1 - t, t)
-    return np.take_along_axis(array, (source.T if batch_first else source)[:, :, None], axis=batch_first)
 
 
 # --- the function -----------------------------------------------------------------------------------------------------
@@ -385,7 +374,8 @@ def lstm(
 
     Notes
     -----
-    The layers of the last 16 different weights are kept, so that a call with weights as before need not pack them.
+    The layers of the last 16 different weights are kept, so that a call with weights as before need not pack them. A
+    cell that is new, by its activations and their parameters, clip, peepholes or coupling, is compiled first.
     """
     lists = (
         value if isinstance(value, Hashable) else tuple(value)
