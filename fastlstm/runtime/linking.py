@@ -11,6 +11,9 @@ import ctypes
 from llvmlite import binding
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
+from numba.core.untyped_passes import FixupArgs
+
+from fastlstm.runtime.pruning import ConstantAttributes
 
 
 class Part(JITCodeLibrary):
@@ -111,6 +114,14 @@ class PartCompiler(Compiler):
 
     def __init__(self, typingctx, targetctx, library, *rest) -> None:
         super().__init__(typingctx, targetctx, library or Part(targetctx.codegen(), "part"), *rest)
+
+    def define_pipelines(self) -> list:
+        """Numba's, with branches on a variant decided first."""
+        pipelines = super().define_pipelines()
+        for pipeline in pipelines:
+            pipeline.add_pass_after(ConstantAttributes, FixupArgs)
+            pipeline.finalize()
+        return pipelines
 
 
 class WholeCompiler(Compiler):
