@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -237,6 +238,43 @@ def forward(
     pool.give(space)
 
 
+@lru_cache(maxsize=64)
+def _backward_room(
+    variant: Variant, plan: Plan, N: int, B: int, I: int, H: int, P: int, dtype: np.dtype
+) -> tuple[dict[str, int], dict[str, int], int]:
+    """Of the workspace of one direction: the elements of rows and of a part's scratch; where each field of the frame
+    has its place, in bytes; and the elements of all. Worked out once: it takes as long as some steps of a row.
+    """
+    lanes, whole = target().lanes(dtype), needs_whole_rows(variant)
+    h_row, c_row, dg_row = (padded(n + PAD, dtype) for n in (padded(P, dtype), padded(H, dtype), 4 * H))
+    dw_row = padded(4 * H, dtype) + PAD
+    block = max(BLOCK_ROWS, PRODUCT_ROWS) * PANEL * lanes + padded((I + P) * min(PRODUCT_ROWS, N), dtype)
+    if whole:
+        block = max(block, WHOLE_ROWS * (h_row + 2 * c_row) + c_row)
+    scratch = ZEROS * lanes + block
+    rows, peephole = plan.chunk * B, variant.diagonal or variant.full
+    sizes = {
+        "dw": (I + P) * dw_row,
+        "dg": 2 * B * dg_row,
+        "dc": B * c_row,
+        "h": rows * h_row if not (variant.ragged or variant.special) else 0,
+        "carry": B * h_row if variant.zoned_h else 0,
+        "before": rows * H if peephole else 0,
+        "after": rows * H if peephole else 0,
+        "dh": rows * h_row if variant.projected else 0,
+        "r": rows * H if variant.projected else 0,
+        **{name: rows * 4 * H if variant.normed else 0 for name in ("du", "dv")},
+        **{name: rows * H if variant.normed else 0 for name in ("dn", "units_c")},
+        "scratch": plan.parts * scratch,
+    }
+    places, elements = {}, 0
+    for name, size in sizes.items():
+        places[name] = elements * dtype.itemsize
+        elements += padded(size + lanes, dtype)
+    strides = {"dw_row": dw_row, "dg_row": dg_row, "c_row": c_row, "h_row": h_row, "dw_hr_row": padded(H, dtype)}
+    return strides | {"scratch_part": scratch}, places, elements
+
+
 def backward(
     variant: Variant,
     spec: CellSpec,
@@ -261,41 +299,18 @@ def backward(
     """
     (T, B), I, (D, _, P), H, dtype = _shape(x, ragged), x.shape[-1], h_0.shape, c_0.shape[2], x.dtype
     N = T * B if ragged is None else ragged.size
-    lanes, whole = target().lanes(dtype), needs_whole_rows(variant)
-    h_row, c_row, dg_row = (padded(n + PAD, dtype) for n in (padded(P, dtype), padded(H, dtype), 4 * H))
-    dw_row = padded(4 * H, dtype) + PAD
-    block = max(BLOCK_ROWS, PRODUCT_ROWS) * PANEL * lanes + padded((I + P) * min(PRODUCT_ROWS, N), dtype)
-    if whole:
-        block = max(block, WHOLE_ROWS * (h_row + 2 * c_row) + c_row)
-    scratch = ZEROS * lanes + block
-    rows, peephole = plan.chunk * B, variant.diagonal or variant.full
-    sizes = {
-        "dw": (I + P) * dw_row,
-        "dg": 2 * B * dg_row,
-        "dc": B * c_row,
-        "h": rows * h_row if not (variant.ragged or variant.special) else 0,
-        "carry": B * h_row if variant.zoned_h else 0,
-        "before": rows * H if peephole else 0,
-        "after": rows * H if peephole else 0,
-        "dh": rows * h_row if variant.projected else 0,
-        "r": rows * H if variant.projected else 0,
-        **{name: rows * 4 * H if variant.normed else 0 for name in ("du", "dv")},
-        **{name: rows * H if variant.normed else 0 for name in ("dn", "units_c")},
-        "scratch": plan.parts * scratch,
-    }
-    sizes = {name: padded(size + lanes, dtype) for name, size in sizes.items()}
-    space = pool.take(D * sum(sizes.values()), dtype)
+    rows, places, each = _backward_room(variant, plan, N, B, I, H, P, dtype)
+    space = pool.take(D * each, dtype)
     meeting = _Meeting(D, plan.parts)
     dy_step, dy_row = _strides(dy)
     item = dtype.itemsize
     state_h, state_c = B * P * item, B * H * item
     frames, grads, start = [], [], address(space)
     for d in range(D):
-        room = {}
-        for name, size in sizes.items():
-            room[name], start = start, start + size * item
+        room = {name: start + place for name, place in places.items()}
+        start += each * item
         dx_step, dx_row = _strides(dxs[d])
-        grad = Gradients(spec, I, H, dtype, dw_row)
+        grad = Gradients(spec, I, H, dtype, rows["dw_row"])
         grads.append(grad)
         arrays = dict(zip(Transposed._fields, packs[d], strict=True))
         arrays |= dict(zip(Taped._fields, tape[d], strict=True))
@@ -315,8 +330,7 @@ def backward(
                 dh_n=address(dh_n) + d * state_h, dc_n=address(dc_n) + d * state_c,
                 dx=address(dxs[d]), dx_step=dx_step, dx_row=dx_row,
                 dh_0=address(dh_0) + d * state_h, dc_0=address(dc_0) + d * state_c,
-                dw_row=dw_row, dg_row=dg_row, c_row=c_row, h_row=h_row, scratch_part=scratch,
-                dw_hr_row=padded(H, dtype), dy_packed=dy.ndim == 2, dx_packed=dxs[d].ndim == 2,
+                dy_packed=dy.ndim == 2, dx_packed=dxs[d].ndim == 2, **rows,
                 **room, **{name: _where(array) for name, array in arrays.items()}, **extra,
                 **(_masks(masks[d], item) if masks else {}),
             )
