@@ -57,13 +57,15 @@ _MOST = 64  # layers whose packed weights a thread keeps
 _cores = threading.local()
 
 
-def _core(layer: int, kernel: np.ndarray, recurrent_kernel: np.ndarray, bias: np.ndarray | None) -> fastlstm.LSTM:
+def _core(options: Options, inputs: Inputs, batch_first: bool) -> fastlstm.LSTM:
     """This thread's `fastlstm.LSTM` for a layer, with the parameters given; they are copied only if they changed."""
     known: OrderedDict[tuple, list] = vars(_cores).setdefault("known", OrderedDict())
-    key = (layer, kernel.shape, kernel.dtype, bias is None)
+    kernel, recurrent_kernel, bias = inputs[3:6]
+    key = (options.layer, kernel.shape, kernel.dtype, options.bias, batch_first)
     if key not in known:
         I, H = len(kernel), len(recurrent_kernel)
-        known[key] = [fastlstm.LSTM(I, H, bias=bias is not None, dtype=kernel.dtype, seed=0), None]
+        core = fastlstm.LSTM(I, H, 1, options.bias, batch_first, dtype=kernel.dtype, seed=0)
+        known[key] = [core, None]
         while len(known) > _MOST:
             known.popitem(last=False)
     known.move_to_end(key)
@@ -96,29 +98,34 @@ class _Done(NamedTuple):
     c_n: np.ndarray
     core: fastlstm.LSTM
     packed: packing.Packing | None
-    tape: packing.Run | None
+    tape: Any  # of the core, or of the run over a packing
 
 
 def _run(options: Options, inputs: Inputs, training: bool) -> _Done:
-    x, h_0, c_0, kernel, recurrent_kernel, bias, mask = inputs
-    core = _core(options.layer, kernel, recurrent_kernel, bias)
-    x, packed, lengths = x.transpose(1, 0, 2), None, None
+    x, h_0, c_0, mask = *inputs[:3], inputs.mask
     if mask is not None and not mask.all():
-        packed = packing.pack(mask.T, options.backwards, options.zero_output)
-        x, lengths, h_0, c_0 = packing.take(x, packed.source), packed.lengths, h_0[packed.order], c_0[packed.order]
-    elif options.backwards:
-        x = np.ascontiguousarray(x[::-1])
-    y, (h, c), tape = packing.run(core, x, (h_0[None], c_0[None]), lengths, training, options.state)
-    h_n, c_n = h[0], c[0]
-    if packed is not None:
-        h_n, c_n = np.empty_like(h_n), np.empty_like(c_n)
-        h_n[packed.order], c_n[packed.order] = h[0], c[0]
-        places = packed.place if options.sequences else packed.place[-1]
-        y = packing.take(y, places)
-        if options.first_state and not options.zero_output:
-            y = np.where((places < 0)[..., None], inputs.h_0, y)
-    elif not options.sequences:
-        y = h_n
+        return _masked_run(options, inputs, training)
+    core, tape = _core(options, inputs, batch_first=True), None
+    x = np.ascontiguousarray(x[:, ::-1]) if options.backwards else x
+    if training:
+        y, (h, c), tape = core.forward(x, (h_0[None], c_0[None]))
+    else:
+        y, (h, c) = core(x, (h_0[None], c_0[None]))
+    return _Done(y if options.sequences else h[0], h[0], c[0], core, None, tape)
+
+
+def _masked_run(options: Options, inputs: Inputs, training: bool) -> _Done:
+    core = _core(options, inputs, batch_first=False)
+    packed = packing.pack(inputs.mask.T, options.backwards, options.zero_output)
+    x, order = packing.take(inputs.x.transpose(1, 0, 2), packed.source), packed.order
+    state = inputs.h_0[order][None], inputs.c_0[order][None]
+    y, (h, c), tape = packing.run(core, x, state, packed.lengths, training, options.state)
+    h_n, c_n = np.empty_like(h[0]), np.empty_like(c[0])
+    h_n[order], c_n[order] = h[0], c[0]
+    places = packed.place if options.sequences else packed.place[-1]
+    y = packing.take(y, places)
+    if options.first_state and not options.zero_output:
+        y = np.where((places < 0)[..., None], inputs.h_0, y)
     return _Done(y.transpose(1, 0, 2) if options.sequences else y, h_n, c_n, core, packed, tape)
 
 
@@ -133,30 +140,33 @@ def backward(options: Options, dy: Any, dh_n: Any, dc_n: Any, *arrays: Any) -> t
     inputs = _inputs(options, arrays)
     dy, dh, dc = map(np.asarray, (dy, dh_n, dc_n))
     _, _, _, core, packed, tape = _run(options, inputs, training=True)
-    assert tape is not None
-    T, N, H = tape.shape[0], len(dh), dh.shape[-1]
     if packed is not None:
-        places = packed.place if options.sequences else packed.place[-1]
-        shown = dy.transpose(1, 0, 2) if options.sequences else dy
-        dy = packing.untake(shown, places, (T, N, H))
-        dh, dc = dh[packed.order], dc[packed.order]
-    elif options.sequences:
-        dy = dy.transpose(1, 0, 2)
+        dx, dh_0, dc_0, grads = _masked_backward(options, inputs, core, packed, tape, dy, dh, dc)
     else:
-        dy, dh = np.zeros((T, N, H), dh.dtype), dh + dy
-    dx, (dh, dc), grads = packing.run_backward(core, tape, dy, (dh[None], dc[None]))
-    dh_0, dc_0 = dh[0], dc[0]
-    if packed is not None:
-        dx = packing.untake(dx, packed.source, inputs.x.transpose(1, 0, 2).shape)
-        dh_0, dc_0 = np.empty_like(dh_0), np.empty_like(dc_0)
-        dh_0[packed.order], dc_0[packed.order] = dh[0], dc[0]
-        if options.first_state and not options.zero_output:
-            dh_0 += np.where((places < 0)[..., None], shown, 0).reshape(-1, N, H).sum(axis=0)
-    elif options.backwards:
-        dx = dx[::-1]
-    found = [dx.transpose(1, 0, 2), dh_0, dc_0, grads["weight_ih_l0"].T, grads["weight_hh_l0"].T]
+        if not options.sequences:
+            dy, dh = np.zeros((*inputs.x.shape[:2], dh.shape[-1]), dh.dtype), dh + dy
+        dx, (dh_0, dc_0), grads = core.backward(tape, dy, (dh[None], dc[None]))
+        dx, dh_0, dc_0 = dx[:, ::-1] if options.backwards else dx, dh_0[0], dc_0[0]
+    found = [dx, dh_0, dc_0, grads["weight_ih_l0"].T, grads["weight_hh_l0"].T]
     found += [grads["bias_ih_l0"]] if inputs.bias is not None else []
     return tuple(map(np.ascontiguousarray, found))
+
+
+def _masked_backward(
+    options: Options, inputs: Inputs, core: fastlstm.LSTM, packed: packing.Packing, tape: Any, dy: Any, dh: Any, dc: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """dx, dh_0, dc_0 and the gradients of the core's parameters."""
+    N, H = dh.shape
+    places, order = packed.place if options.sequences else packed.place[-1], packed.order
+    shown = dy.transpose(1, 0, 2) if options.sequences else dy
+    d = packing.untake(shown, places, (tape.shape[0], N, H))
+    dx, (dh_first, dc_first), grads = packing.run_backward(core, tape, d, (dh[order][None], dc[order][None]))
+    dh_0, dc_0 = np.empty_like(dh), np.empty_like(dc)
+    dh_0[order], dc_0[order] = dh_first[0], dc_first[0]
+    if options.first_state and not options.zero_output:
+        dh_0 += np.where((places < 0)[..., None], shown, 0).reshape(-1, N, H).sum(axis=0)
+    T, I = inputs.x.shape[1:]
+    return packing.untake(dx, packed.source, (T, N, I)).transpose(1, 0, 2), dh_0, dc_0, grads
 
 
 @lru_cache(1024)
