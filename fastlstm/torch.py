@@ -54,15 +54,13 @@ class LSTM(torch.nn.RNNBase):
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
         As for `torch.nn.LSTM`. Dropout between layers draws from torch's generator what `torch.nn.LSTM` draws.
-    proj_size
-        Must be 0: this version has no projection.
 
     Raises
     ------
     NotImplementedError
-        Projection, tensors that are not on the CPU or neither float32 nor float64, and second derivatives; the message
+        Tensors that are not on the CPU or neither float32 nor float64, and second derivatives; the message
         names the way out.
     TypeError, ValueError, RuntimeError
         As `torch.nn.LSTM` raises them.
@@ -70,7 +68,7 @@ class LSTM(torch.nn.RNNBase):
     Notes
     -----
     The parameters may be changed in any way, in place or by assignment: packed copies of them are renewed when a digest
-    of the values changes. A `PackedSequence` runs without padding, in one pass for each of its lengths and directions.
+    of the values changes. A `PackedSequence` runs without padding.
     Under autocast this layer stays in the dtype of its parameters.
     """
 
@@ -89,8 +87,6 @@ class LSTM(torch.nn.RNNBase):
     ) -> None:
         options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
         super().__init__("LSTM", input_size, hidden_size, *options)
-        if proj_size:
-            raise NotImplementedError(f"proj_size must be 0 in this version, but was {proj_size}: use torch.nn.LSTM")
 
     def forward(self, input: Any, hx: State | None = None, *, reset: Tensor | None = None) -> tuple[Any, State]:
         """Run as `torch.nn.LSTM` does.
@@ -179,6 +175,7 @@ class LSTM(torch.nn.RNNBase):
                 weights += [getattr(self, "weight_ih_l" + suffix), getattr(self, "weight_hh_l" + suffix)]
                 biases = ("bias_ih_l" + suffix, "bias_hh_l" + suffix)
                 weights += [getattr(self, name) for name in biases] if self.bias else [None, None]
+                weights.append(getattr(self, "weight_hr_l" + suffix) if self.proj_size else None)
             h, c = (h_0, c_0) if L == 1 else (h_0[k * D : (k + 1) * D], c_0[k * D : (k + 1) * D])
             x, h, c = layer(x, h, c, sizes, batch_first and k == 0, batch_first and k == L - 1, *weights)
             hs.append(h)
@@ -206,12 +203,13 @@ class LSTM(torch.nn.RNNBase):
         if x.size(1 if self.batch_first and sizes is None else 0) == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         B = int(sizes[0]) if sizes is not None else x.size(0 if self.batch_first else 1)
-        shape = (self.num_layers * (2 if self.bidirectional else 1), B, self.hidden_size)
+        rows = (self.num_layers * (2 if self.bidirectional else 1), B)
+        shapes = (*rows, self.proj_size or self.hidden_size), (*rows, self.hidden_size)
         if hx is None:
-            zeros = x.new_zeros(shape)
-            return x, zeros, zeros
+            zeros = x.new_zeros(shapes[1])
+            return x, x.new_zeros(shapes[0]) if self.proj_size else zeros, zeros
         h_0, c_0 = _autocast(weight, hx[0], hx[1])
-        for i, state in enumerate((h_0, c_0)):
+        for i, (state, shape) in enumerate(zip((h_0, c_0), shapes, strict=True)):
             if tuple(state.shape) != shape:
                 raise RuntimeError(f"Expected hidden[{i}] size {shape}, got {list(state.shape)}")
             if state.dtype != x.dtype or state.device != x.device:
@@ -306,7 +304,7 @@ def accelerate(model: torch.nn.Module) -> Report:
 
     A module changes its class and keeps all else: its parameters, its names in `state_dict()`, its hooks, its mode, and
     every reference to it. What this library cannot compute is left as it was: subclasses (their `forward` may be
-    another), projections, modules on other devices or of other types than float32 and float64. Other recurrent modules
+    another), modules on other devices or of other types than float32 and float64. Other recurrent modules
     are left too, among them `torch.nn.LSTMCell`: a step that torch calls by itself gains little; use
     `fastlstm.torch.LSTMCell` where it does. A recurrent policy of sb3-contrib, which loops over the steps of a batch
     where an episode begins, runs them in one call instead (`reset` of `LSTM.forward`).
@@ -373,8 +371,6 @@ def _why_left(module: torch.nn.Module) -> str:
     if type(module) is not torch.nn.LSTM:
         subclass = isinstance(module, torch.nn.LSTM)
         return f"{kind} is a subclass, which may compute something else" if subclass else f"{kind} is no torch.nn.LSTM"
-    if module.proj_size:
-        return f"proj_size is {module.proj_size}, and this version has no projection"
     for name, parameter in module.named_parameters():
         if reason := _why_not(parameter):
             return f"{name} must be {reason}"

@@ -1,4 +1,4 @@
-"""One LSTM layer as a PyTorch operator, `fastlstm::layer`, whose gradient is `fastlstm::layer_backward`.
+"""One LSTM layer as a PyTorch operator, `fastlstm::lstm`, whose gradient is `fastlstm::lstm_backward`.
 
 Both are registered with `torch.library`, so that `torch.compile`, `torch.export` and autograd see ordinary operators.
 They read and write the tensors' own memory. A call takes as many threads as both torch and this library allow;
@@ -33,24 +33,26 @@ class Inputs(NamedTuple):
     """What the operator takes."""
 
     x: Tensor  # (T, B, I), or (B, T, I) if x_first, or, packed, (N, I)
-    h_0: Tensor  # (D, B, H)
-    c_0: Tensor
+    h_0: Tensor  # (D, B, P)
+    c_0: Tensor  # (D, B, H)
     sizes: Tensor | None  # rows of each step of a packed batch, on the CPU
     keep: bool  # whether the tape is kept for backward
     x_first: bool  # whether x has the batch first
     y_first: bool
     w_ih: Tensor  # (4H, I)
-    w_hh: Tensor  # (4H, H)
+    w_hh: Tensor  # (4H, P)
     b_ih: Tensor | None = None  # (4H,)
     b_hh: Tensor | None = None
-    w_ih_reverse: Tensor | None = None  # these four only if D is 2
+    w_hr: Tensor | None = None  # (P, H); without it P is H
+    w_ih_reverse: Tensor | None = None  # these five only if D is 2
     w_hh_reverse: Tensor | None = None
     b_ih_reverse: Tensor | None = None
     b_hh_reverse: Tensor | None = None
+    w_hr_reverse: Tensor | None = None
 
     @property
     def weights(self) -> tuple[Tensor | None, ...]:
-        """Four for each direction."""
+        """Five for each direction."""
         return self[7:]
 
     @property
@@ -60,42 +62,28 @@ class Inputs(NamedTuple):
         return (*rows, self.h_0.shape[0] * self.h_0.shape[2])
 
 
-class _Run(NamedTuple):
-    """Steps of B rows each that one call of a pass computes; of all rows of a packed batch those from `start` on."""
-
-    directions: range
-    start: int
-    T: int
-    B: int
-
-    def of(self, rows: np.ndarray) -> np.ndarray:
-        """The view (T, B, ...) of this run's rows in an array of all rows (N, ...)."""
-        return rows[self.start : self.start + self.T * self.B].reshape(self.T, self.B, *rows.shape[1:])
-
-    @property
-    def here(self) -> slice:
-        """The directions as a slice of whatever there is one of for each."""
-        return slice(self.directions.start, self.directions.stop)
-
-    @property
-    def reverse(self) -> list[bool]:
-        """For each direction, whether it runs from the last step to the first."""
-        return [d == 1 for d in self.directions]
+@lru_cache(64)
+def _cell(bias: bool, projection: int, dtype: torch.dtype) -> tuple[CellSpec, Variant]:
+    """What the passes are compiled for, in inference through a dense batch."""
+    spec = CellSpec(bias=bias, proj_size=projection)
+    return spec, packing.variant_of(spec, np.dtype(_NAMES[dtype]))
 
 
-def _runs(call: Inputs) -> list[_Run]:
-    """The runs of a call, in forward order: one of a plain batch; of a packed one for each direction and length."""
+def _cell_of(call: Inputs) -> tuple[CellSpec, Variant]:
+    spec, variant = _cell(call.b_ih is not None, 0 if call.w_hr is None else len(call.w_hr), call.x.dtype)
+    return spec, variant._replace(ragged=call.sizes is not None)
+
+
+def _ragged(call: Inputs) -> calls.Ragged | None:
+    """Which rows of a packed batch take which steps; None of a plain one."""
     (D, B, _), sizes = call.h_0.shape, call.sizes
     if sizes is None:
-        return [_Run(range(D), 0, call.x.shape[1 if call.x_first else 0], B)]
-    if sizes.max() != B or sizes.sum() != len(call.x) or (sizes.diff() > 0).any():
+        return None
+    if sizes.max() != B or sizes.sum() != len(call.x) or (sizes.diff() > 0).any() or sizes.min() < 1:
         given = sizes.tolist()
         raise RuntimeError(f"batch_sizes must fall from {B} and add up to {len(call.x)} rows, but were {given}")
-    ahead, start = [], 0
-    for rows, steps in zip(*(found.tolist() for found in sizes.unique_consecutive(return_counts=True)), strict=True):
-        ahead.append((start, steps, rows))
-        start += steps * rows
-    return [_Run(range(d, d + 1), *run) for d in range(D) for run in (ahead[::-1] if d else ahead)]
+    offsets = np.concatenate([[0], np.cumsum(sizes.numpy())]).astype(np.int64)
+    return calls.Ragged(offsets, np.arange(B, dtype=np.int64), [None] * D, None, None)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -103,30 +91,28 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-def _views(tensor: Tensor, runs: list[_Run], batch_first: bool, even: bool = False) -> list[np.ndarray]:
-    """The rows (T, B, n) of each run; copies where a pass cannot take the strides, or wants rows evenly apart."""
+def _view(tensor: Tensor, batch_first: bool, even: bool = False) -> np.ndarray:
+    """The rows (T, B, n) or (N, n); copies where a pass cannot take the strides, or wants rows evenly apart."""
     array = tensor.detach().numpy()
-    if array.ndim == 2:
-        array = np.ascontiguousarray(array)
-        return [run.of(array) for run in runs]
-    array = array.transpose(1, 0, 2) if batch_first else array
-    fits = array.strides[2] == array.itemsize and not (even and calls.row_stride(array) is None)
-    return [array if fits else np.ascontiguousarray(array)]
+    array = array.transpose(1, 0, 2) if batch_first and array.ndim == 3 else array
+    fits = array.strides[-1] == array.itemsize and not (even and calls.row_stride(array) is None)
+    return array if fits else np.ascontiguousarray(array)
 
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}  # as numpy.dtype.name, which takes microseconds
 _packed: dict[tuple, tuple[bytes, Any, StorageWeakRef]] = {}
 
 
-def _pack(way: str, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None) -> Any:
+def _pack(way: str, call: Inputs, weights: tuple[Tensor | None, ...]) -> Any:
     """The packed weights of one direction: anew when a digest tells that they changed, dropped when they are gone."""
-    arrays = {"weight_ih": _array(w_ih), "weight_hh": _array(w_hh)}
-    matrices = [*arrays.values()]
-    if b_ih is not None and b_hh is not None:
-        arrays |= {"bias_ih": _array(b_ih), "bias_hh": _array(b_hh)}
-    spec, variant = CellSpec(bias=b_ih is not None), Variant(_NAMES[w_ih.dtype])
-    mark = packing.digest(variant, [*arrays.values()] if way == "forward" else matrices)
-    key = (way, w_ih.data_ptr(), w_hh.data_ptr(), w_ih.shape, w_ih.dtype, spec.bias)
+    w_ih, w_hh, *_ = weights
+    assert w_ih is not None and w_hh is not None
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+    arrays = {name: _array(weight) for name, weight in zip(names, weights, strict=True) if weight is not None}
+    spec, variant = _cell_of(call)
+    used = [array for name, array in arrays.items() if way == "forward" or not name.startswith("bias")]
+    mark = packing.digest(variant, used)
+    key = (way, w_ih.data_ptr(), w_hh.data_ptr(), w_ih.shape, w_ih.dtype, spec.bias, spec.proj_size)
     known = _packed.get(key)
     if known is not None and known[0] == mark:
         return known[1]
@@ -141,15 +127,16 @@ def _pack(way: str, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tenso
 
 def _check(call: Inputs) -> None:
     """Raise unless shapes and dtypes fit together: a pass goes by addresses alone."""
-    I, H, dtype = call.x.shape[-1], call.h_0.shape[-1], call.x.dtype
-    for weight, shape in zip(call.weights, ((4 * H, I), (4 * H, H), (4 * H,), (4 * H,)) * 2, strict=True):
+    I, (D, B, P), H, dtype = call.x.shape[-1], call.h_0.shape, call.c_0.shape[-1], call.x.dtype
+    shapes = ((4 * H, I), (4 * H, P), (4 * H,), (4 * H,), (P, H))
+    for weight, shape in zip(call.weights, shapes * 2, strict=True):
         if weight is not None and (weight.shape != shape or weight.dtype != dtype):
             found = f"{weight.dtype} of {tuple(weight.shape)}"
             raise RuntimeError(f"a weight must be {dtype} of the shape {shape}, but is {found}")
-    for name, state in (("h_0", call.h_0), ("c_0", call.c_0)):
-        if state.shape != call.h_0.shape or state.dtype != dtype:
+    for name, state, size in (("h_0", call.h_0, P), ("c_0", call.c_0, H if call.w_hr is not None else P)):
+        if state.shape != (D, B, size) or state.dtype != dtype:
             found = f"{state.dtype} of {tuple(state.shape)}"
-            raise RuntimeError(f"{name} must be {dtype} of the shape {tuple(call.h_0.shape)}, but is {found}")
+            raise RuntimeError(f"{name} must be {dtype} of the shape {(D, B, size)}, but is {found}")
     directions = 1 if call.w_ih_reverse is None else 2
     if directions != len(call.h_0):
         raise RuntimeError(f"h_0 must have {directions} directions, as the weights have, but has {len(call.h_0)}")
@@ -158,8 +145,7 @@ def _check(call: Inputs) -> None:
 def _packs(way: str, call: Inputs) -> list[Any]:
     """The packed weights of each direction, once all is known to fit."""
     _check(call)
-    each = (call.weights[:4], call.weights[4:])[: len(call.h_0)]
-    return [_pack(way, *weights) for weights in each]  # type: ignore[arg-type]
+    return [_pack(way, call, weights) for weights in (call.weights[:5], call.weights[5:])[: len(call.h_0)]]
 
 
 def _threads() -> int:
@@ -197,7 +183,7 @@ def _zeros(n: int, dtype: torch.dtype) -> Tensor:
 def _step(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, gates: Tensor, cells: Tensor) -> bool:
     """Run a call of one step in one direction; False if the call is another."""
     x, weights = call.x, call.weights[:4]
-    if call.sizes is not None or len(call.h_0) != 1 or x.shape[1 if call.x_first else 0] != 1:
+    if call.sizes is not None or len(call.h_0) != 1 or x.shape[1 if call.x_first else 0] != 1 or call.w_hr is not None:
         return False
     B, H = call.h_0.shape[1:]
     biases = (_zeros(4 * H, x.dtype),) * 2 if weights[2] is None else weights[2:]
@@ -216,7 +202,7 @@ def _few_rows_backward(
 ) -> list[Tensor] | None:
     """The gradients of a call of few rows in one direction; None if the call is another."""
     x, w_ih, w_hh = call.x, call.w_ih, call.w_hh
-    if call.sizes is not None or len(call.h_0) != 1 or x.shape[0] * x.shape[1] > ROWS:
+    if call.sizes is not None or len(call.h_0) != 1 or x.shape[0] * x.shape[1] > ROWS or call.w_hr is not None:
         return None
     if (call.x_first or call.y_first) and 1 not in x.shape[:2]:
         return None
@@ -240,45 +226,40 @@ def _few_rows_backward(
 def _outputs(*inputs: Any) -> tuple[Tensor, ...]:
     """Uninitialised outputs of `_forward`."""
     call = Inputs(*inputs)
-    (D, _, H), new = call.h_0.shape, call.x.new_empty
+    (D, _, P), H, new = call.h_0.shape, call.c_0.shape[2], call.x.new_empty
     N = call.x.shape[0] * (call.x.shape[1] if call.sizes is None else 1) if call.keep else 0
-    y, h_n, c_n = new(call.y_shape), new(call.h_0.shape), new(call.h_0.shape)
-    return y, h_n, c_n, new((D, N, 4, H)), new((D, N, H)), new((1,), dtype=torch.int64)
+    y, h_n, c_n = new(call.y_shape), new(call.h_0.shape), new(call.c_0.shape)
+    before = new((D, N if call.sizes is not None or call.w_hr is not None else 0, P))
+    return y, h_n, c_n, new((D, N, 4, H)), new((D, N, H)), before, new((1,), dtype=torch.int64)
+
+
+def _tape(gates: Tensor, cells: Tensor, before: Tensor) -> list[calls.Taped]:
+    """The tape of each direction."""
+    parts = gates.numpy(), cells.numpy(), before.numpy()
+    return [calls.Taped(g, c, h if h.size else None) for g, c, h in zip(*parts, strict=True)]
 
 
 def _forward(*inputs: Any) -> tuple[Tensor, ...]:
-    """y, h_n, c_n and the tape: gates (D, N, 4, H), cells (D, N, H), for all N rows, and whether it is spent."""
+    """y, h_n, c_n and the tape: gates (D, N, 4, H), cells (D, N, H) and, of a packed batch and with a projection, the h
+    before (D, N, P), for all N rows; and whether it is spent.
+    """
     call = Inputs(*inputs)
-    y, h_n, c_n, gates, cells, spent = outputs = _outputs(*inputs)
+    y, h_n, c_n, gates, cells, before, spent = outputs = _outputs(*inputs)
     spent.numpy()[0] = 0
-    if h_n.numel() and _step(call, y, h_n, c_n, gates, cells):
+    if c_n.numel() == 0 or _step(call, y, h_n, c_n, gates, cells):
         return outputs
-    h_n.copy_(call.h_0)  # what each run begins with, and overwrites with what it ends with
-    c_n.copy_(call.c_0)
-    h, c = h_n.numpy(), c_n.numpy()
-    if h.size == 0:
-        return outputs
-    packs, runs, variant = _packs("forward", call), _runs(call), Variant(_NAMES[call.x.dtype], call.keep)
-    tape = list(zip(gates.numpy(), cells.numpy(), strict=True)) if call.keep else []
-    for run, x_run, y_run in zip(runs, _views(call.x, runs, call.x_first), _views(y, runs, call.y_first), strict=True):
-        h_run, c_run, even = h[run.here, : run.B], c[run.here, : run.B], calls.row_stride(x_run) is not None
-        plan = plan_forward(run.T, run.B, x_run.shape[2], h.shape[2], len(h_run), h.dtype, _threads(), even)
-        calls.forward(
-            variant, plan, x_run, packs[run.here], h_run.copy(), c_run.copy(),
-            y_run[:, :, run.here.start * h.shape[2] :], h_run, c_run,
-            [calls.Taped(run.of(of_gates), run.of(of_cells)) for of_gates, of_cells in tape[run.here]], run.reverse,
-        )  # fmt: skip
+    packs, ragged, (_, variant) = _packs("forward", call), _ragged(call), _cell_of(call)
+    x, D, H = _view(call.x, call.x_first), len(call.h_0), call.c_0.shape[2]
+    T, B = x.shape[:2] if ragged is None else (len(ragged.offsets) - 1, len(ragged.order))
+    even = ragged is not None or calls.row_stride(x) is not None
+    whole = packing.needs_whole_rows(variant)
+    plan = plan_forward(T, B, x.shape[-1], H, D, x.dtype, _threads(), even, whole)
+    calls.forward(
+        variant._replace(training=call.keep), plan, x, packs, _array(call.h_0), _array(call.c_0),
+        _view(y, call.y_first), h_n.numpy(), c_n.numpy(), _tape(gates, cells, before) if call.keep else [],
+        [False, True][:D], ragged,
+    )  # fmt: skip
     return outputs
-
-
-def _starts(first: np.ndarray, after: list[np.ndarray], runs: list[_Run]) -> list[np.ndarray]:
-    """What each run began with, (1, B, H): from the initial states (D, B, H) and what followed, (T, B, H or 2H)."""
-    state, starts, H = first.copy(), [], first.shape[2]
-    for run, rows in zip(runs, after, strict=True):
-        d = run.here.start
-        starts.append(state[run.here, : run.B].copy())
-        state[d, : run.B] = rows[0, :, -H:] if d else rows[-1, :, :H]
-    return starts
 
 
 def _gradients(*inputs: Any) -> list[Tensor]:
@@ -289,66 +270,53 @@ def _gradients(*inputs: Any) -> list[Tensor]:
 
 def _backward(
     dy: Tensor, dh_n: Tensor, dc_n: Tensor,
-    y: Tensor | None, gates: Tensor, cells: Tensor, spent: Tensor, *inputs: Any,
+    gates: Tensor, cells: Tensor, before: Tensor, spent: Tensor, *inputs: Any,
 ) -> list[Tensor]:  # fmt: skip
-    """dx, dh_0, dc_0, then the gradient of each of the weights that there are; y is needed of a packed batch only."""
+    """dx, dh_0, dc_0, then the gradient of each of the weights that there are."""
     call = Inputs(*inputs)
-    if call.h_0.numel() == 0:
-        return [out.zero_() for out in _gradients(dy, dh_n, dc_n, y, gates, cells, spent, *inputs)]
+    if call.c_0.numel() == 0:
+        return [out.zero_() for out in _gradients(dy, dh_n, dc_n, gates, cells, before, spent, *inputs)]
     if spent.numpy()[0] or gates.numel() == 0:
         # The pass overwrites the gates, so a second one over the same graph computes them again.
-        *_, gates, cells, spent = _forward(*call._replace(keep=True))
+        *_, gates, cells, before, spent = _forward(*call._replace(keep=True))
     spent.numpy()[0] = 1  # not by torch, to which this were a change of what autograd has saved
     if (short := _few_rows_backward(call, dy, dh_n, dc_n, gates, cells)) is not None:
         return short
-    dh_0, dc_0 = (d.clone(memory_format=torch.contiguous_format) for d in (dh_n, dc_n))
-    dxs, dh, dc = [call.x.new_empty(call.x.shape) for _ in call.h_0], dh_0.numpy(), dc_0.numpy()
-    packs, runs, variant = _packs("backward", call), _runs(call), Variant(_NAMES[call.x.dtype])
-    spec = CellSpec(bias=call.b_ih is not None)
-    x_runs, dy_runs = _views(call.x, runs, call.x_first, even=True), _views(dy, runs, call.y_first)
-    dx_runs = [_views(dx, runs, call.x_first) for dx in dxs]
-    tape = list(zip(gates.numpy(), cells.numpy(), strict=True))
-    h_starts, c_starts = [_array(call.h_0)], [_array(call.c_0)]
-    if y is not None:
-        h_starts = _starts(h_starts[0], [run.of(_array(y)) for run in runs], runs)
-        c_starts = _starts(c_starts[0], [run.of(tape[run.here.start][1]) for run in runs], runs)
-    grads: list[dict[str, np.ndarray]] = [{} for _ in packs]
-    for k, run in reversed(list(enumerate(runs))):
-        dh_run, dc_run = dh[run.here, : run.B], dc[run.here, : run.B]
-        plan = plan_backward(run.T, run.B, call.x.shape[-1], dh.shape[2], len(dh_run), dh.dtype, _threads())
-        found = calls.backward(
-            variant, spec, plan, x_runs[k], packs[run.here],
-            [calls.Taped(run.of(of_gates), run.of(of_cells)) for of_gates, of_cells in tape[run.here]],
-            h_starts[k], c_starts[k], dy_runs[k][:, :, run.here.start * dh.shape[2] :], dh_run.copy(), dc_run.copy(),
-            [dx[k] for dx in dx_runs[run.here]], dh_run, dc_run, run.reverse,
-        )  # fmt: skip
-        for d, grad in zip(run.directions, found, strict=True):
-            grads[d] = {name: grads[d][name] + more if grads[d] else more for name, more in grad.items()}
+    packs, ragged, (spec, variant) = _packs("backward", call), _ragged(call), _cell_of(call)
+    x, D, H = _view(call.x, call.x_first, even=True), len(call.h_0), call.c_0.shape[2]
+    T, B = x.shape[:2] if ragged is None else (len(ragged.offsets) - 1, len(ragged.order))
+    dh_0, dc_0 = call.h_0.new_empty(call.h_0.shape), call.c_0.new_empty(call.c_0.shape)
+    dxs = [call.x.new_empty(call.x.shape) for _ in range(D)]
+    plan = plan_backward(T, B, x.shape[-1], H, D, x.dtype, _threads(), packing.needs_whole_rows(variant))
+    grads = calls.backward(
+        variant, spec, plan, x, packs, _tape(gates, cells, before), _array(call.h_0), _array(call.c_0),
+        _view(dy, call.y_first), _array(dh_n), _array(dc_n), [_view(dx, call.x_first) for dx in dxs],
+        dh_0.numpy(), dc_0.numpy(), [False, True][:D], ragged,
+    )  # fmt: skip
     for dx in dxs[1:]:
         dxs[0] += dx
-    flat = [grad for named in grads for grad in named.values()]
-    return [dxs[0], dh_0, dc_0, *map(torch.from_numpy, flat)]
+    return [dxs[0], dh_0, dc_0, *(torch.from_numpy(grad) for named in grads for grad in named.values())]
 
 
 # --- the operators ----------------------------------------------------------------------------------------------------
 
 _INPUTS = (
     "Tensor x, Tensor h_0, Tensor c_0, Tensor? sizes, bool keep, bool x_first, bool y_first, "
-    "Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
-    "Tensor? w_ih_reverse, Tensor? w_hh_reverse, Tensor? b_ih_reverse, Tensor? b_hh_reverse"
+    "Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, "
+    "Tensor? w_ih_reverse, Tensor? w_hh_reverse, Tensor? b_ih_reverse, Tensor? b_hh_reverse, Tensor? w_hr_reverse"
 )
-_TAPE = "Tensor? y, Tensor gates, Tensor cells, Tensor spent"
+_TAPE = "Tensor gates, Tensor cells, Tensor before, Tensor spent"
 _layer = torch.library.custom_op(
-    "fastlstm::layer",
+    "fastlstm::lstm",
     _forward,
     mutates_args=(),
     device_types="cpu",
-    schema=f"({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema=f"({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 # Graphs that torch keeps on disk hold calls of both operators: a change of either's arguments must change its name.
 # The second overwrites the tape, which nobody else sees: declared as a mutation, torch.compile would copy it first.
 _layer_backward = torch.library.custom_op(
-    "fastlstm::layer_backward",
+    "fastlstm::lstm_backward",
     _backward,
     mutates_args=(),
     device_types="cpu",
@@ -359,9 +327,9 @@ _layer_backward.register_fake(_gradients)
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-    y, _, _, *tape = output
+    _, _, _, *tape = output
     call = Inputs(*inputs)
-    ctx.save_for_backward(None if call.sizes is None else y, *tape, *call[:4], *call.weights)
+    ctx.save_for_backward(*tape, *call[:4], *call.weights)
     ctx.options = call.keep, call.x_first, call.y_first
     ctx.mark_non_differentiable(*tape)
     ctx.set_materialize_grads(False)
@@ -371,9 +339,10 @@ def _differentiate(ctx: Any, *douts: Tensor | None) -> tuple[Tensor | None, ...]
     (dy, dh_n, dc_n), saved = douts[:3], ctx.saved_tensors
     call = Inputs(*saved[4:8], *ctx.options, *saved[8:])
     dy = call.x.new_zeros(call.y_shape) if dy is None else dy
-    dh_n, dc_n = (torch.zeros_like(call.h_0) if d is None else d for d in (dh_n, dc_n))
+    dh_n = torch.zeros_like(call.h_0) if dh_n is None else dh_n
+    dc_n = torch.zeros_like(call.c_0) if dc_n is None else dc_n
     inputs = (dy, dh_n, dc_n, *saved[:4], *call)
-    dx, dh_0, dc_0, *grads = _apply(torch.ops.fastlstm.layer_backward, _LayerBackward, _backward, inputs)
+    dx, dh_0, dc_0, *grads = _apply(torch.ops.fastlstm.lstm_backward, _LayerBackward, _backward, inputs)
     each = iter(grads)
     return dx, dh_0, dc_0, *[None] * 4, *(None if weight is None else next(each) for weight in call.weights)
 
@@ -432,6 +401,6 @@ def layer(
         Shapes or dtypes that do not fit together.
     """
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h_0, c_0, *weights))
-    inputs = (x, h_0, c_0, sizes, keep, x_first, y_first, *weights, *[None] * (8 - len(weights)))
-    y, h_n, c_n, *_ = _apply(torch.ops.fastlstm.layer, _Layer, _forward, inputs)
+    inputs = (x, h_0, c_0, sizes, keep, x_first, y_first, *weights, *[None] * (10 - len(weights)))
+    y, h_n, c_n, *_ = _apply(torch.ops.fastlstm.lstm, _Layer, _forward, inputs)
     return y, h_n, c_n

@@ -27,6 +27,7 @@ from fastlstm import torch_operator
 ROOT = Path(__file__).parent.parent
 DTYPES = [torch.float32, torch.float64]
 SAMPLES = {"nn.LSTM": (torch.nn.LSTM, fastlstm.torch.LSTM), "nn.LSTMCell": (torch.nn.LSTMCell, fastlstm.torch.LSTMCell)}
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 INFOS = {info.name: info for info in common_modules.module_db if info.name in SAMPLES}
 
 
@@ -83,9 +84,10 @@ def twins(*args, **options) -> tuple[fastlstm.torch.LSTM, torch.nn.LSTM]:
 
 def state(module: torch.nn.LSTM, rows: int) -> tuple[Tensor, Tensor]:
     """A random state of a batch of `rows`."""
-    shape = (module.num_layers * (1 + module.bidirectional), rows, module.hidden_size)
+    shape = (module.num_layers * (1 + module.bidirectional), rows)
     dtype = module.weight_ih_l0.dtype
-    return torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
+    sizes = module.proj_size or module.hidden_size, module.hidden_size
+    return torch.randn(*shape, sizes[0], dtype=dtype), torch.randn(*shape, sizes[1], dtype=dtype)
 
 
 # --- PyTorch's own samples --------------------------------------------------------------------------------------------
@@ -93,26 +95,20 @@ def state(module: torch.nn.LSTM, rows: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize(("name", "count", "projected"), [("nn.LSTM", 32, 16), ("nn.LSTMCell", 2, 0)])
-def test_module_info_samples(name: str, count: int, projected: int, training: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("name", "count"), [("nn.LSTM", 32), ("nn.LSTMCell", 2)])
+def test_module_info_samples(name: str, count: int, training: bool, dtype: torch.dtype) -> None:
     theirs, ours = SAMPLES[name]
     samples = INFOS[name].module_inputs_func(INFOS[name], "cpu", dtype, True, training)
-    refused = 0
     for sample in samples:
         args, options = sample.constructor_input.args, {**sample.constructor_input.kwargs, "dtype": dtype}
         expected = theirs(*args, **options).train(training)
-        if options.get("proj_size"):
-            refused += 1
-            with pytest.raises(NotImplementedError, match=r"proj_size must be 0.*use torch\.nn\.LSTM"):
-                ours(*args, **options)
-            continue
         module = ours(*args, **options).train(training)
         module.load_state_dict(expected.state_dict())
         inputs = sample.forward_input.args
         assert_same(module, expected, *inputs)
         reference = sample.reference_fn(module, *inputs)  # the sample's own: as a batch of one
         torch.testing.assert_close(flat(module(*inputs)), flat(reference), rtol=0, atol=0)
-    assert (len(samples), refused) == (count, projected)
+    assert len(samples) == count
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -140,8 +136,9 @@ def test_module_info_errors(name: str, count: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("kind", ["batch", "packed", "single"])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_every_option(layers: int, kind: str, dtype: torch.dtype) -> None:
-    for batch_first, bidirectional, bias, stateful in itertools.product([False, True], repeat=4):
+    for batch_first, bidirectional, bias, stateful, projected in itertools.product([False, True], repeat=5):
         options = {"num_layers": layers, "bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}
+        options["proj_size"] = 3 * projected
         ours, theirs = twins(5, 7, dropout=0.3 if layers > 1 else 0.0, dtype=dtype, **options)
         x, hx = torch.randn(6, 6, 5, dtype=dtype), state(theirs, 6) if stateful else None
         if kind == "packed":
@@ -214,9 +211,8 @@ def test_strided_tensors() -> None:
 
 def test_nothing_is_copied() -> None:
     x = torch.randn(4, 3, 5)
-    run = torch_operator._Run(range(1), 0, 4, 3)
     for tensor, batch_first in ((x, False), (x.transpose(0, 1), True)):
-        (view,) = torch_operator._views(tensor, [run], batch_first)
+        view = torch_operator._view(tensor, batch_first)
         assert view.__array_interface__["data"][0] == x.data_ptr() and view.shape == (4, 3, 5)
     assert torch_operator._array(x).__array_interface__["data"][0] == x.data_ptr()
 
@@ -313,8 +309,8 @@ def test_operators_keep_torchs_rules() -> None:
     batch = (torch.randn(4, 3, 5, requires_grad=True), torch.randn(1, 3, 7), torch.randn(1, 3, 7), None)
     packed = (torch.randn(5, 5), torch.randn(1, 2, 7), torch.randn(1, 2, 7), torch.tensor([2, 2, 1]))
     for inputs in (batch, packed):
-        args = (*inputs, True, False, False, *weights, None, None, None, None)
-        assert set(torch.library.opcheck(torch.ops.fastlstm.layer.default, args).values()) == {"SUCCESS"}
+        args = (*inputs, True, False, False, *weights, *[None] * 6)
+        assert set(torch.library.opcheck(torch.ops.fastlstm.lstm.default, args).values()) == {"SUCCESS"}
 
 
 def test_functional_call_and_grad() -> None:
@@ -509,7 +505,6 @@ def test_accelerate_says_what_it_left() -> None:
     modules = {
         "plain": shared,
         "again": shared,
-        "projected": torch.nn.LSTM(3, 4, proj_size=2),
         "lowered": torch.nn.LSTM(3, 4, dtype=torch.bfloat16),
         "special": Special(3, 4),
         "gru": torch.nn.GRU(3, 4),
@@ -522,8 +517,8 @@ def test_accelerate_says_what_it_left() -> None:
     report = fastlstm.torch.accelerate(model)
     assert report.swapped == ["plain"]  # one module under two names
     assert model["plain"] is model["again"] is shared
-    assert set(report.left) == {"projected", "lowered", "special", "gru", "cell"}
-    assert "proj_size is 2" in report.left["projected"] and "bfloat16" in report.left["lowered"]
+    assert set(report.left) == {"lowered", "special", "gru", "cell"}
+    assert "bfloat16" in report.left["lowered"]
     assert "subclass" in report.left["special"] and "GRU" in report.left["gru"] and "LSTMCell" in report.left["cell"]
     assert "swapped plain" in str(report) and "left    gru: " in str(report)
     shared(torch.zeros(2, 3))
