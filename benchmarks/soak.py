@@ -185,33 +185,49 @@ def start(count: int) -> bool:
     return len(answers) == 1 and not broken and not complaints and all(not p.returncode for p in pool)
 
 
-def interrupt(T: int = 0) -> bool:
-    """Ctrl-C in calls of many seconds: how long until KeyboardInterrupt, and whether the layer still works."""
+def interrupt(seconds: float) -> bool:
+    """Ctrl-C in long calls: how long until KeyboardInterrupt, and whether the layer still works."""
     layer = fastlstm.LSTM(256, 256, seed=0)
-    x = np.zeros((20, 64, 256), np.float32)
+    x = np.zeros((100, 8, 256), np.float32)
     first, _ = layer(x)
-    began = time.perf_counter()
-    layer(x)
-    T = T or int(20 * 8 / (time.perf_counter() - began))  # eight seconds
-    long = np.broadcast_to(x[:1], (T, 64, 256))
-    rung: list[float] = []
+    for _ in range(2):  # the first compiles
+        began = time.perf_counter()
+        y, _, tape = layer.forward(x)
+        forward = time.perf_counter() - began
+        layer.backward(tape, y)
+    T = int(seconds * len(x) / forward)
+    long = np.broadcast_to(x[:1], (T, 8, 256))
+    good = True
 
-    def ring() -> None:
-        time.sleep(0.5)
-        rung.append(time.perf_counter())
-        os.kill(os.getpid(), signal.SIGINT)
+    def timed(name: str, call: Callable[[], object]) -> None:
+        nonlocal good
+        rung: list[float] = []
 
-    threading.Thread(target=ring).start()
-    try:
-        layer(long)
-    except KeyboardInterrupt:
-        late = time.perf_counter() - rung[0]
-    else:
-        say("the call ended before it was interrupted")
-        return False
-    again, _ = layer(x)
-    say(f"T = {T}: KeyboardInterrupt {late:.2f} s after Ctrl-C")
-    return late < 1 and np.array_equal(again, first)
+        def ring() -> None:
+            time.sleep(seconds / 4)
+            rung.append(time.perf_counter())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        ringer = threading.Thread(target=ring)
+        ringer.start()
+        try:
+            call()
+        except KeyboardInterrupt:
+            late = time.perf_counter() - rung[0]
+            good &= late < 1
+            told = f"KeyboardInterrupt {late:.2f} s after Ctrl-C"
+        else:
+            good, told = False, "ended before it was interrupted"
+        ringer.join()
+        if not np.array_equal(layer(x)[0], first):
+            good, told = False, f"{told}; the layer does not work any more"
+        say(f"{name}, T = {T}: {told}")
+
+    timed("inference", lambda: layer(long))
+    timed("forward", lambda: layer.forward(long))
+    y, _, tape = layer.forward(long)
+    timed("backward", lambda: layer.backward(tape, y))
+    return good
 
 
 def _grown(call: Callable[[int], object], count: int) -> float:
@@ -307,7 +323,7 @@ def main() -> None:
     command(threads, seconds=60.0, count=64)
     command(processes, forks=200, spawns=50)
     command(start, count=16)
-    command(interrupt, T=0)
+    command(interrupt, seconds=4.0)
     command(steps, count=1_000_000)
     command(training, count=10_000)
     command(denormals)

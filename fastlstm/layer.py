@@ -228,7 +228,7 @@ class LSTM(Parameterised):
         """
         if lengths is None and reset is None and (short := self._prepared(x, state, True)) is not None:
             return self._record(short, x, state, unbatched=x.ndim == 2)
-        tape = Tape()
+        tape = Tape(self)
         y, state_n = forward(self, x, state, lengths, reset, tape)
         return y, state_n, tape
 
@@ -258,9 +258,10 @@ class LSTM(Parameterised):
         Raises
         ------
         TypeError, ValueError
-            An argument of the wrong type, dtype or shape; a tape that was spent.
+            An argument of the wrong type, dtype or shape; a tape that was spent, or is another layer's.
         """
-        if isinstance(tape, Tape) and not tape.spent and tape.short is not None and tape.short.takes(dy, dstate):
+        mine = isinstance(tape, Tape) and tape.layer is self and not tape.spent
+        if mine and tape.short is not None and tape.short.takes(dy, dstate):
             return self._short_backward(tape, tape.short, dy, dstate)
         return backward(self, tape, dy, dstate)
 
@@ -327,7 +328,7 @@ class LSTM(Parameterised):
         self, short: ShortForward, x: np.ndarray, state: State | None, unbatched: bool
     ) -> tuple[np.ndarray, State, Tape]:
         """`forward` by a prepared call."""
-        tape = Tape()
+        tape = Tape(self)
         y, state_n, recorded = short.record(x, state, self._mapping.epoch)
         tape.take(recorded, unbatched, self._variant)
         return y, state_n, tape

@@ -25,11 +25,12 @@ class Tape:
     """What `LSTM.forward` keeps for one `LSTM.backward`: opaque, and spent by it."""
 
     __slots__ = (
-        "batch_sizes", "cells", "drawn", "factors", "inputs", "layout", "masks", "outputs", "ragged", "short", "spent",
-        "states", "unbatched", "variant",
+        "batch_sizes", "cells", "drawn", "factors", "inputs", "layer", "layout", "masks", "outputs", "ragged", "short",
+        "spent", "states", "unbatched", "variant",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, layer: Parameterised) -> None:
+        self.layer = layer  # whose it is
         self.inputs: list[np.ndarray] = []  # of each layer, (T, B, I) or (N, I)
         self.cells: list[Sequence[Any]] = []  # fields of `Taped` of each layer and direction
         self.states: list[State] = []  # of each layer, h_0 (D, B, P) and c_0 (D, B, H)
@@ -300,6 +301,8 @@ def backward(layer: Parameterised, tape: Tape, dy: Any, dstate: Any) -> tuple[An
     """`LSTM.backward`."""
     if not isinstance(tape, Tape):
         raise TypeError(f"tape must be what forward returned, but was {type(tape).__name__}")
+    if tape.layer is not layer:
+        raise ValueError(f"tape must be from forward of this layer, but is from another's, {tape.layer}")
     if tape.spent:
         raise ValueError("tape must be fresh from forward, but backward has spent it: dG stands where the gates were")
     layout, dtype = tape.layout, layer.dtype

@@ -135,10 +135,12 @@ class LSTMCell:
         Raises
         ------
         TypeError, ValueError
-            An argument of the wrong type, dtype or shape; a tape that was spent.
+            An argument of the wrong type, dtype or shape; a tape that was spent, or is another cell's.
         """
         if not isinstance(tape, Tape):
             raise TypeError(f"tape must be what forward returned, but was {type(tape).__name__}")
+        if tape.layer is not self._layer:
+            raise ValueError("tape must be from forward of this cell, but is from another's")
         short = tape.short
         if short is not None and not tape.spent and short.takes(short.nothing, dstate):
             dx, state, grads = self._layer._short_backward(tape, short, short.nothing, dstate)

@@ -18,8 +18,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from fastlstm.cell import CellSpec
 from fastlstm.passes import calls, packing
+from fastlstm.passes.frames import ROWS
 from fastlstm.passes.short_step import ShortBackward, ShortStep
-from fastlstm.passes.step import ROWS
 from fastlstm.plan import plan_backward, plan_forward
 from fastlstm.runtime.threads import get_num_threads
 from fastlstm.runtime.variant import Variant

@@ -202,6 +202,34 @@ def of_backward() -> Iterator[Kind]:
         lstm.backward(tape, y)
         lstm.backward(tape, y)
 
+    def others(**options: Any) -> Callable[[], Any]:
+        other = fastlstm.LSTM(**options)
+        return lambda: layer().backward(other.forward(ones(T, B, other.input_size))[2], ones(T, B, H))
+
+    for told, options in {
+        "an equal layer": {},
+        "a wider layer": {"hidden_size": H + 3},
+        "a layer with more inputs": {"input_size": I + 1},
+        "two layers": {"num_layers": 2},
+        "two directions": {"bidirectional": True},
+    }.items():
+        yield Kind(f"a tape of {told}", others(**{"input_size": I, "hidden_size": H} | options), ValueError, "tape")
+
+    def of_a_cell(other: Any) -> Callable[[], Any]:
+        def run() -> None:
+            cell = fastlstm.LSTMCell(I, H)
+            for _ in range(3):  # the later ones are prepared
+                (h, c), tape = cell.forward(ones(B, I))
+                cell.backward(tape, (h, c))
+            x = ones(B, other.input_size) if isinstance(other, fastlstm.LSTMCell) else ones(1, B, other.input_size)
+            tape = other.forward(x)[-1]
+            cell.backward(tape, (h, c))
+
+        return run
+
+    yield Kind("a cell: a tape of an equal one", of_a_cell(fastlstm.LSTMCell(I, H)), ValueError, "tape")
+    yield Kind("a cell: a tape of a wider one", of_a_cell(fastlstm.LSTMCell(I, H + 30)), ValueError, "tape")
+    yield Kind("a cell: a tape of a layer", of_a_cell(fastlstm.LSTM(I, H)), ValueError, "tape")
     yield Kind("a spent tape", twice, ValueError, "tape")
     for told, bad in {
         "a step too few": (T - 1, B, H),

@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from fastlstm.runtime.jit import inline, kernel
-from fastlstm.simd.isa import target
+from fastlstm.simd.isa import DEPTH, target
 from fastlstm.simd.tile import PANEL, tile
 from fastlstm.simd.vector import lanes, load, store
 
-# Steps of k per block: a block of a panel (24 KiB on AVX-512) stays in L1 while all rows pass over it. Fewer steps
-# cost more in loading and storing C; more fall out of L1.
-DEPTH = 96
 TILE_ROWS = target().tile_rows
 # Strides as typed numbers: Numba would compile `gemm` anew for every literal that it is called with.
 NEXT, SAME = np.int64(1), np.int64(0)

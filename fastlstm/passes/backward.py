@@ -29,7 +29,8 @@ from fastlstm.passes.weight_gradient import (
     weight_gradient,
 )
 from fastlstm.runtime.jit import choose, inline, kernel, read, word
-from fastlstm.simd.atomic import LINE, barrier, flush_denormals, rendezvous, restore_mode
+from fastlstm.runtime.memory import LINE
+from fastlstm.simd.atomic import barrier, called_off, flush_denormals, rendezvous, restore_mode
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import lanes, load, pointer, splat, store
 
@@ -161,7 +162,7 @@ def backward(v, part, frame):
     arrivals = 0
     s = f.T - 1
     behind = 0  # steps whose dG waits for its h: the last one of the chunk before
-    while s >= 0:
+    while s >= 0 and not called_off(f.sync):
         steps = min(f.chunk, s + 1)
         lowest = f.T - 1 - s if f.reverse else s - steps + 1
         base = first(v, f, lowest)

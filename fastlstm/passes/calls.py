@@ -10,19 +10,16 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.cell import CellSpec
-from fastlstm.kernels.gemm import BLOCK_ROWS
-from fastlstm.passes.forward_whole import WHOLE_ROWS
-from fastlstm.passes.frames import Backward, Forward
+from fastlstm.passes.frames import PRODUCT_ROWS, ZEROS, Backward, Forward
 from fastlstm.passes.packing import Gradients, Transposed, Weights, frame_of, needs_whole_rows, padded, zeros
-from fastlstm.passes.weight_gradient import PRODUCT_ROWS, ZEROS
-from fastlstm.plan import PANEL, Plan
-from fastlstm.runtime.memory import address, pool
-from fastlstm.runtime.threads import alone, crowded, fan_out, get_num_threads, met
+from fastlstm.plan import GFLOPS, PANEL, Plan
+from fastlstm.runtime.memory import LINE, address, pool
+from fastlstm.runtime.threads import alone, crowded, fan_out, get_num_threads, met, patiently
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
-from fastlstm.simd.atomic import LINE
 from fastlstm.simd.isa import target
 
+LONG_S = 0.1  # seconds that a call is expected to take from which on Ctrl-C must be able to end it
 PAD = 16  # elements between the rows of workspace, so that rows of 4 KiB do not fall on the same lines of L1
 
 
@@ -77,12 +74,15 @@ def make_tape(variant: Variant, N: int, H: int, P: int, dtype: np.dtype) -> Tape
 
 
 class _Meeting:
-    """Counters of one call: where all threads meet once, and a barrier for each direction."""
+    """Counters of one call: where all threads meet once, and a barrier for each direction; for the long ones also where
+    there is one thread, since they may be called off.
+    """
 
-    def __init__(self, directions: int, parts: int) -> None:
+    def __init__(self, directions: int, parts: int, flops: float = 0.0) -> None:
         self._words: np.ndarray | None = None
         self.place, self.barriers = 0, [0] * directions
-        if parts > 1:
+        self.long = flops / GFLOPS / 1e9 > LONG_S
+        if parts > 1 or self.long:
             self._words = np.zeros((directions + 3) * LINE // 8, np.int64)
             self.place = address(self._words) + -address(self._words) % LINE
             self.barriers = [self.place + (2 + d) * LINE for d in range(directions)]
@@ -95,12 +95,26 @@ class _Meeting:
         """How often a thread slept at a barrier."""
         return sum(self._word(barrier + 16) for barrier in self.barriers)
 
+    def call_off(self) -> None:
+        """Let all threads end soon, with results that nobody may use."""
+        if self._words is not None:
+            for barrier in self.barriers:
+                self._words[(barrier - address(self._words)) // 8 + 3] = 1
+
     def _word(self, place: int) -> int:
         words = self._words
         return 0 if words is None else int(words[(place - address(words)) // 8])
 
 
 def _run(name: str, variant: Variant, plan: Plan, frames: np.ndarray, cls, meeting: _Meeting) -> None:
+    """Run a call, so that Ctrl-C ends a long one."""
+    if meeting.long:
+        patiently(lambda: _run_parts(name, variant, plan, frames, cls, meeting), meeting.call_off)
+    else:
+        _run_parts(name, variant, plan, frames, cls, meeting)
+
+
+def _run_parts(name: str, variant: Variant, plan: Plan, frames: np.ndarray, cls, meeting: _Meeting) -> None:
     """Run all parts of a call; one after another, each direction as a single part, where threads could not be had."""
     task, parts = worker(name, variant), plan.parts * len(frames)
     # Two directions are two parts, also where the caller allows one thread.
@@ -198,14 +212,14 @@ def forward(
     h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
     vectors = PANEL * lanes
     panels = -(-H // lanes)
-    z = BLOCK_ROWS * vectors
+    z = target().block_rows * vectors
     if whole:
-        z = vectors + WHOLE_ROWS * (panels * vectors * (2 if variant.normed else 1) + c_row)
+        z = vectors + target().whole_rows * (panels * vectors * (2 if variant.normed else 1) + c_row)
     scratch = z + plan.chunk * B * -(-panels // (plan.parts if plan.by_units else 1)) * vectors
     sizes = [2 * B * h_row, B * c_row, B * h_row if variant.masked or variant.zoned_h else 0, plan.parts * scratch]
     offsets = [sum(sizes[:k]) for k in range(len(sizes))]
     space = pool.take(D * sum(sizes), dtype)
-    meeting = _Meeting(D, plan.parts)
+    meeting = _Meeting(D, plan.parts, 8.0 * D * H * (I + H) * T * B)
     x_step, x_row = _strides(x)
     if plan.chunk:
         x_row = _uniform(x)
@@ -248,9 +262,9 @@ def _backward_room(
     lanes, whole = target().lanes(dtype), needs_whole_rows(variant)
     h_row, c_row, dg_row = (padded(n + PAD, dtype) for n in (padded(P, dtype), padded(H, dtype), 4 * H))
     dw_row = padded(4 * H, dtype) + PAD
-    block = max(BLOCK_ROWS, PRODUCT_ROWS) * PANEL * lanes + padded((I + P) * min(PRODUCT_ROWS, N), dtype)
+    block = max(target().block_rows, PRODUCT_ROWS) * PANEL * lanes + padded((I + P) * min(PRODUCT_ROWS, N), dtype)
     if whole:
-        block = max(block, WHOLE_ROWS * (h_row + 2 * c_row) + c_row)
+        block = max(block, target().whole_rows * (h_row + 2 * c_row) + c_row)
     scratch = ZEROS * lanes + block
     rows, peephole = plan.chunk * B, variant.diagonal or variant.full
     sizes = {
@@ -301,7 +315,7 @@ def backward(
     N = T * B if ragged is None else ragged.size
     rows, places, each = _backward_room(variant, plan, N, B, I, H, P, dtype)
     space = pool.take(D * each, dtype)
-    meeting = _Meeting(D, plan.parts)
+    meeting = _Meeting(D, plan.parts, 16.0 * D * H * (I + H) * T * B)
     dy_step, dy_row = _strides(dy)
     item = dtype.itemsize
     state_h, state_c = B * P * item, B * H * item
@@ -356,9 +370,10 @@ class StepCall:
         (I, H, P, B), item, L = sizes, dtype.itemsize, len(packs)
         room, lanes = padded(max(I, P), dtype), target().lanes(dtype)
         h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
-        scratch = BLOCK_ROWS * PANEL * lanes
+        scratch = target().block_rows * PANEL * lanes
         if needs_whole_rows(variant):
-            scratch = PANEL * lanes + WHOLE_ROWS * (padded(H, dtype) * PANEL * (2 if variant.normed else 1) + c_row)
+            row = padded(H, dtype) * PANEL * (2 if variant.normed else 1) + c_row
+            scratch = PANEL * lanes + target().whole_rows * row
         self.x = zeros(B * I, dtype).reshape(B, I)
         self.h = zeros(L * B * P, dtype).reshape(L, B, P)
         self.c = zeros(L * B * H, dtype).reshape(L, B, H)

@@ -4,14 +4,12 @@ by their place in this file.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from fastlstm.kernels.gemm import SAME
 from fastlstm.kernels.pack import pack_bias, pack_columns, pack_gates
 from fastlstm.passes import backward as _backward
 from fastlstm.passes import forward as _forward
 from fastlstm.passes import step as _step
-from fastlstm.passes.frames import Forward
+from fastlstm.passes.frames import Digest, Forward, PackColumns, PackForward
 from fastlstm.runtime.jit import read
 from fastlstm.runtime.variant import Variant
 from fastlstm.simd.digest import absorb
@@ -20,29 +18,6 @@ from fastlstm.simd.vector import pointer
 run_forward, run_backward = _forward.forward, _backward.backward
 run_step_forward, run_step_backward = _step.step_forward, _step.step_backward
 FORWARD_BYTES = 8 * len(Forward._fields)
-
-
-class PackForward(NamedTuple):
-    """Arguments of packing one direction of one layer for the forward pass."""
-
-    I: int
-    H: int
-    P: int
-    w_ih: int  # (4H, I)
-    w_hh: int  # (4H, P)
-    b_ih: int  # (4H,)
-    b_hh: int  # (4H,)
-    weights: int  # [panel][I + P][gate][lane]
-    bias: int  # zeros, [panel][gate][lane]
-
-
-class PackColumns(NamedTuple):
-    """Arguments of packing a matrix (K, N) by columns."""
-
-    K: int
-    N: int
-    w: int  # (K, N)
-    packed: int
 
 
 def forward(variant: Variant):
@@ -97,20 +72,6 @@ def idle(variant: Variant):
         pass
 
     return worker
-
-
-class Digest(NamedTuple):
-    """Arguments of a digest of four arrays; an array of no bytes is left out."""
-
-    out: int  # `simd.digest.words()` words of 32 bits
-    first: int
-    first_bytes: int
-    second: int
-    second_bytes: int
-    third: int
-    third_bytes: int
-    fourth: int
-    fourth_bytes: int
 
 
 def digest(variant: Variant):

@@ -15,7 +15,8 @@ from fastlstm.passes.forward_whole import WHOLE_ROWS, step_by_row
 from fastlstm.passes.frames import Forward
 from fastlstm.passes.rows import at, first, lot_of, place, reset_at, rows_at, step_of, taped
 from fastlstm.runtime.jit import choose, inline, kernel, read
-from fastlstm.simd.atomic import LINE, barrier, flush_denormals, rendezvous, restore_mode
+from fastlstm.runtime.memory import LINE
+from fastlstm.simd.atomic import barrier, called_off, flush_denormals, rendezvous, restore_mode
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import lanes, load, pointer, store
 
@@ -169,6 +170,8 @@ def forward(v, part, frame):
         barrier(f.sync, arrivals)
     lowest = 0  # the earliest step of the current chunk
     for s in range(f.T):
+        if called_off(f.sync):
+            break
         t = step_of(f, s)
         following = step_of(f, min(s + 1, f.T - 1))
         if f.chunk > 0:

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from fastlstm.cell import LAYER_NORM_EPS
 from fastlstm.kernels.gates import memory_fwd, output_fwd
-from fastlstm.kernels.gemm import NEXT, SAME, TILE_ROWS, gemm, panels_at_once
+from fastlstm.kernels.gemm import NEXT, SAME, gemm, panels_at_once
 from fastlstm.passes.forward_step import carried, emit, tape_cell
 from fastlstm.passes.frames import Forward
 from fastlstm.passes.rows import taped
 from fastlstm.runtime.jit import kernel, read
+from fastlstm.simd.isa import target
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import fma, lanes, leading, load, pointer, root, splat, store, total
 
-WHOLE_ROWS = 8 * TILE_ROWS  # rows of a block: its z stays in L2
+WHOLE_ROWS = target().whole_rows
 
 
 @kernel

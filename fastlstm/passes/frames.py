@@ -8,6 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from fastlstm.simd.isa import DEPTH, PANEL, target
+
+PRODUCT_ROWS = 512  # rows of x and h to one product for dW: dW is loaded and stored once for so many
+ZEROS = 4 * PANEL  # vectors of zeros at the head of each part's scratch: the start of sums, as wide as the widest tile
+ROWS = 32  # T * B up to which weights are read where they lie
+WIDE = 2 * PANEL  # vectors of the widest tile
+
 
 class Forward(NamedTuple):
     """Arguments of a forward pass."""
@@ -170,3 +177,99 @@ class Backward(NamedTuple):
     dgain_hh: int = 0
     dgain_c: int = 0  # (H,)
     dshift_c: int = 0
+
+
+class PackForward(NamedTuple):
+    """Arguments of packing one direction of one layer for the forward pass."""
+
+    I: int
+    H: int
+    P: int
+    w_ih: int  # (4H, I)
+    w_hh: int  # (4H, P)
+    b_ih: int  # (4H,)
+    b_hh: int  # (4H,)
+    weights: int  # [panel][I + P][gate][lane]
+    bias: int  # zeros, [panel][gate][lane]
+
+
+class PackColumns(NamedTuple):
+    """Arguments of packing a matrix (K, N) by columns."""
+
+    K: int
+    N: int
+    w: int  # (K, N)
+    packed: int
+
+
+class Digest(NamedTuple):
+    """Arguments of a digest of four arrays; an array of no bytes is left out."""
+
+    out: int  # `Target.digest_words` words of 32 bits
+    first: int
+    first_bytes: int
+    second: int
+    second_bytes: int
+    third: int
+    third_bytes: int
+    fourth: int
+    fourth_bytes: int
+
+
+class StepForward(NamedTuple):
+    """Arguments of one step: sizes, addresses of contiguous arrays in the order in which a call has them."""
+
+    B: int
+    I: int
+    H: int
+    space: int  # workspace: `forward_workspace` elements
+    w_ih: int  # (4H, I)
+    w_hh: int  # (4H, H)
+    b_ih: int  # (4H,)
+    b_hh: int  # (4H,)
+    x: int  # (B, I)
+    h_0: int  # (B, H)
+    c_0: int  # (B, H)
+    y: int  # (B, H)
+    h_n: int  # (B, H)
+    c_n: int  # (B, H)
+    gates: int  # tape: (B, 4, H) of i, f, g, o
+    cells: int  # tape: (B, H) of c
+
+
+class StepBackward(NamedTuple):
+    """Arguments of some steps: sizes, strides, addresses of contiguous arrays in the order in which a call has them."""
+
+    T: int
+    B: int
+    I: int
+    H: int
+    dy_step: int
+    dy_row: int
+    space: int  # workspace: `backward_workspace` elements
+    x: int  # (T * B, I)
+    gates: int  # tape: (T, B, 4, H) of i, f, g, o; becomes dG
+    cells: int  # tape: (T, B, H) of c
+    h_0: int  # (B, H)
+    c_0: int  # (B, H)
+    dy: int  # (T, B, H), last axis contiguous
+    dh_n: int  # (B, H)
+    dc_n: int  # (B, H)
+    w_ih: int  # (4H, I)
+    w_hh: int  # (4H, H)
+    dx: int  # (T * B, I)
+    dh_0: int  # (B, H)
+    dc_0: int  # (B, H)
+    dw_ih: int  # (4H, I)
+    dw_hh: int  # (4H, H)
+    db: int  # (4H,)
+
+
+def forward_workspace(B: int, lanes: int) -> int:
+    """Elements of workspace; `lanes` are the elements of a vector."""
+    return (1 + DEPTH + B) * PANEL * lanes
+
+
+def backward_workspace(T: int, B: int, H: int, row: int, lanes: int) -> int:
+    """Elements of workspace; `row` is H in whole vectors, and `lanes` are the elements of one."""
+    return (WIDE + target().tile_rows + max(4 * H, T * B)) * lanes + (T + 3) * B * row

@@ -12,11 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.cell import CellSpec
-from fastlstm.passes.entries import Digest, PackColumns, PackForward
+from fastlstm.passes.frames import Digest, PackColumns, PackForward
 from fastlstm.runtime.memory import address, aligned
 from fastlstm.runtime.variant import Function, Variant
 from fastlstm.runtime.workers import worker
-from fastlstm.simd.digest import words
 from fastlstm.simd.isa import target
 
 Params = Mapping[str, np.ndarray]
@@ -97,7 +96,7 @@ def frame_of(*frames) -> np.ndarray:
 
 def digest(variant: Variant, arrays: list[np.ndarray]) -> bytes:
     """A digest of the contents of contiguous arrays."""
-    out = np.zeros(words(), np.uint32)
+    out = np.zeros(target().digest_words, np.uint32)
     work = worker("digest", Variant(variant.dtype))
     for first in range(0, len(arrays), 4):
         flat = [word for a in arrays[first : first + 4] for word in (address(a), a.nbytes)]

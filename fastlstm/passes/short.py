@@ -11,12 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastlstm.kernels.gemm import BLOCK_ROWS
 from fastlstm.passes.calls import PAD
-from fastlstm.passes.frames import Forward
+from fastlstm.passes.frames import ROWS, Forward
 from fastlstm.passes.packing import Weights, padded
 from fastlstm.passes.short_step import Seat, ShortBackward, ShortStep, is_plain, is_plain_pair
-from fastlstm.passes.step import ROWS
 from fastlstm.plan import GFLOPS, PANEL, REGION_US, Plan, plan_forward
 from fastlstm.runtime.memory import address, addresses, aligned
 from fastlstm.runtime.threads import fan_out, get_num_threads
@@ -82,7 +80,7 @@ class Shape(NamedTuple):
         """Of one direction of a layer: elements before a row's h for its x, of such a row, and of a part's scratch."""
         units, lanes = padded(self.H, self.dtype), target().lanes(self.dtype)
         room = 0 if plan.chunk else padded(self.width(layer), self.dtype)
-        scratch = (BLOCK_ROWS + plan.chunk * self.B * (units // lanes)) * PANEL * lanes
+        scratch = (target().block_rows + plan.chunk * self.B * (units // lanes)) * PANEL * lanes
         return room, room + units + PAD, scratch
 
 
@@ -147,7 +145,7 @@ class ShortForward:
                     "y": address(between[k]) + d * s.H * dtype.itemsize if k < s.layers - 1 else 0,
                     "y_step": y_step, "y_row": y_row, "h_row": h_row, "c_row": h_row, "h": base + room * dtype.itemsize,
                     "c": base + 2 * s.B * h_row * dtype.itemsize, "scratch": base + 3 * s.B * h_row * dtype.itemsize,
-                    "scratch_part": scratch, "projected": BLOCK_ROWS * PANEL * target().lanes(dtype),
+                    "scratch_part": scratch, "projected": target().block_rows * PANEL * target().lanes(dtype),
                     "parties": s.directions * plan.parts,
                 }  # fmt: skip
                 frames.append([values[name] for name in Forward._fields])

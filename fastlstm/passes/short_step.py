@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fastlstm.passes.frames import StepBackward, StepForward, backward_workspace, forward_workspace
 from fastlstm.passes.packing import padded
-from fastlstm.passes.step import StepBackward, StepForward, backward_workspace, forward_workspace
 from fastlstm.runtime.memory import address, addresses, aligned
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import Worker, worker

@@ -8,77 +8,14 @@ bits.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from fastlstm.kernels.gates import memory_bwd, memory_fwd, output_bwd, output_fwd
 from fastlstm.kernels.gemm import DEPTH, NEXT, SAME, TILE_ROWS
 from fastlstm.kernels.pack import pack_units
+from fastlstm.passes.frames import WIDE, StepBackward, StepForward
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.atomic import flush_denormals, restore_mode
 from fastlstm.simd.tile import PANEL, lying_tile
 from fastlstm.simd.vector import lanes, load, pointer, splat, store
-
-ROWS = 32  # T * B up to which weights are read where they lie
-WIDE = 2 * PANEL  # vectors of the widest tile
-
-
-class StepForward(NamedTuple):
-    """Arguments: sizes, addresses of contiguous arrays in the order in which a call has them."""
-
-    B: int
-    I: int
-    H: int
-    space: int  # workspace: `forward_workspace` elements
-    w_ih: int  # (4H, I)
-    w_hh: int  # (4H, H)
-    b_ih: int  # (4H,)
-    b_hh: int  # (4H,)
-    x: int  # (B, I)
-    h_0: int  # (B, H)
-    c_0: int  # (B, H)
-    y: int  # (B, H)
-    h_n: int  # (B, H)
-    c_n: int  # (B, H)
-    gates: int  # tape: (B, 4, H) of i, f, g, o
-    cells: int  # tape: (B, H) of c
-
-
-class StepBackward(NamedTuple):
-    """Arguments: sizes, strides in elements, addresses of contiguous arrays in the order in which a call has them."""
-
-    T: int
-    B: int
-    I: int
-    H: int
-    dy_step: int
-    dy_row: int
-    space: int  # workspace: `backward_workspace` elements
-    x: int  # (T * B, I)
-    gates: int  # tape: (T, B, 4, H) of i, f, g, o; becomes dG
-    cells: int  # tape: (T, B, H) of c
-    h_0: int  # (B, H)
-    c_0: int  # (B, H)
-    dy: int  # (T, B, H), last axis contiguous
-    dh_n: int  # (B, H)
-    dc_n: int  # (B, H)
-    w_ih: int  # (4H, I)
-    w_hh: int  # (4H, H)
-    dx: int  # (T * B, I)
-    dh_0: int  # (B, H)
-    dc_0: int  # (B, H)
-    dw_ih: int  # (4H, I)
-    dw_hh: int  # (4H, H)
-    db: int  # (4H,)
-
-
-def forward_workspace(B: int, lanes: int) -> int:
-    """Elements of workspace; `lanes` are the elements of a vector."""
-    return (1 + DEPTH + B) * PANEL * lanes
-
-
-def backward_workspace(T: int, B: int, H: int, row: int, lanes: int) -> int:
-    """Elements of workspace; `row` is H in whole vectors, and `lanes` are the elements of one."""
-    return (WIDE + TILE_ROWS + max(4 * H, T * B)) * lanes + (T + 3) * B * row
 
 
 @inline

@@ -5,14 +5,12 @@ threads so that the order of every sum is the same at any thread count.
 from __future__ import annotations
 
 from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, pack_strips
-from fastlstm.passes.frames import Backward
+from fastlstm.passes.frames import PRODUCT_ROWS, ZEROS, Backward
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import fma, lanes, load, pointer, splat, store
 
-PRODUCT_ROWS = 512  # rows of x and h to one product for dW: dW is loaded and stored once for so many
 PANELS_TO_PACK = 6  # panels of dW in a part from which on packing [x, h] pays
-ZEROS = 4 * PANEL  # vectors of zeros at the head of each part's scratch: the start of sums, as wide as the widest tile
 
 
 @inline

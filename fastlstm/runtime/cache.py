@@ -20,8 +20,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import llvmlite
-
 PACKAGE = Path(__file__).parent.parent
 SOURCES = ("cell.py", "simd/*.py", "kernels/*.py", "passes/*.py", "runtime/*.py", "models/kernels.py")
 CHECKSUM = 32  # bytes of SHA-256 at the head of a file
@@ -34,19 +32,19 @@ def sources() -> list[Path]:
     return sorted(path for pattern in SOURCES for path in PACKAGE.glob(pattern))
 
 
-def _numba() -> Path:
-    """A file of Numba that no two versions share; to import Numba for it would take longer than all else."""
-    spec = importlib.util.find_spec("numba")
+def _version(name: str) -> Path:
+    """A file of Numba or llvmlite that no two versions share; to import them for it would take longer than all else."""
+    spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise ImportError("fastlstm needs Numba, which cannot be imported")
+        raise ImportError(f"fastlstm needs {name}, which cannot be imported")
     return Path(spec.origin).with_name("_version.py")
 
 
 @cache
 def digest() -> str:
     """A name for this state of the sources, of Numba and of Python."""
-    total = hashlib.sha256(f"{llvmlite.__version__} {sys.version}".encode())
-    for path in (_numba(), *sources()):
+    total = hashlib.sha256(sys.version.encode())
+    for path in (_version("numba"), _version("llvmlite"), *sources()):
         total.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return total.hexdigest()[:16]
 

@@ -10,9 +10,10 @@ import os
 import sys
 import threading
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from llvmlite import binding
+if TYPE_CHECKING:
+    from llvmlite import binding
 
 _loading = threading.Lock()
 LOCKS = (_loading,)
@@ -38,6 +39,8 @@ def _settings() -> tuple[str | None, str | None, bool]:
 @cache
 def processor() -> Processor:
     """The processor that Numba compiles for; `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` may narrow it."""
+    from llvmlite import binding
+
     cpu, features, avx = _settings()
     if features is None:
         try:
@@ -51,6 +54,8 @@ def processor() -> Processor:
 
 @cache
 def _engine() -> binding.ExecutionEngine:
+    from llvmlite import binding
+
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     triple, cpu, features = processor()
@@ -62,6 +67,8 @@ def _engine() -> binding.ExecutionEngine:
 
 def load(code: bytes, symbol: str) -> int:
     """The address of a function in an object file, made executable for as long as the process lives."""
+    from llvmlite import binding
+
     with _loading:
         engine = _engine()
         engine.add_object_file(binding.ObjectFileRef.from_data(code))
@@ -71,6 +78,8 @@ def load(code: bytes, symbol: str) -> int:
 
 def assemble(text: str, symbol: str) -> int:
     """The address of a function written as LLVM IR."""
+    from llvmlite import binding
+
     with _loading:
         engine = _engine()
         engine.add_module(binding.parse_assembly(text))

@@ -6,10 +6,12 @@ kept here; Numba's, torch's and NumPy's settings are left alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 from fastlstm.runtime import machine, region, workers
 from fastlstm.runtime.workers import Worker
@@ -130,6 +132,47 @@ def alone(task: Worker, parts: int, frame: int) -> None:
             task.run(part, frame)
     finally:
         _busy.pop()
+
+
+def patiently(run: Callable[[], None], call_off: Callable[[], None]) -> None:
+    """Run a long call where Ctrl-C can end it: on another thread, since the main one, which alone takes signals, takes
+    them between two lines of Python only. After one, `call_off` asks the call to end, which is waited for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        run()
+        return
+    began, done = threading.Event(), threading.Event()
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        began.set()
+        try:
+            run()
+        except BaseException as error:  # raised again by the caller
+            failed.append(error)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=work, name="fastlstm")
+    try:
+        thread.start()
+        while not done.wait(0.5):  # Windows takes signals between two waits only
+            pass
+    except BaseException:
+        call_off()
+        while not _quietly(done, 0.1):
+            if not began.is_set() and not _quietly(began, 1.0):
+                break  # interrupted before there was a thread
+        raise
+    if failed:
+        raise failed[0]
+
+
+def _quietly(event: threading.Event, seconds: float) -> bool:
+    """Wait for an event, whatever signals come."""
+    with contextlib.suppress(KeyboardInterrupt):
+        return event.wait(seconds)
+    return event.is_set()
 
 
 def crowded() -> bool:

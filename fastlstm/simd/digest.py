@@ -14,11 +14,6 @@ ODD = 0x9E3779B1  # 2^32 over the golden ratio
 TURN, TURN_FOLLOWING = 13, 7
 
 
-def words() -> int:
-    """32-bit words of a digest."""
-    return target().digest_words
-
-
 def _mix(builder, state, word, following):
     """(turned(state ^ word) + turned(following)) * odd: a changed word changes the state, and goes on changing it.
 

@@ -13,6 +13,10 @@ import numpy as np
 
 from fastlstm.runtime.machine import processor
 
+PANEL = 4  # vectors of one k side by side in a packed panel: the four gates of one vector of units
+# Steps of k per block: a block of a panel (24 KiB on AVX-512) stays in L1 while all rows pass over it. Fewer steps
+# cost more in loading and storing C; more fall out of L1.
+DEPTH = 96
 STREAMS = 8  # registers of running hashes that a digest keeps
 
 
@@ -41,6 +45,11 @@ class Target(NamedTuple):
     def block_rows(self) -> int:
         """Rows that pass over a block of weights before the next: their part of C and of A stay in L1 and L2."""
         return 16 * self.tile_rows
+
+    @property
+    def whole_rows(self) -> int:
+        """Rows of a block that takes all panels before its cells: its z stays in L2."""
+        return 8 * self.tile_rows
 
     @property
     def digest_words(self) -> int:

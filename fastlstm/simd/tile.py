@@ -17,10 +17,9 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastlstm.simd.isa import target
+from fastlstm.simd.isa import PANEL, target
 from fastlstm.simd.vector import BYTE, I32, advance, call, element, fma_value, splat_value, typed, vector, width
 
-PANEL = 4  # vectors of one k side by side in a packed panel: the four gates of one vector of units
 I64 = ir.IntType(64)
 ADDRESS = BYTE.as_pointer()
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+import llvmlite
 import numba
 import pytest
 
@@ -107,7 +108,7 @@ def test_digest_follows_versions_and_nothing_else(copy: Path, monkeypatch: pytes
         (copy / name).write_text("")
     assert digest() == before
     (copy / "_version.py").write_text("another")
-    monkeypatch.setattr(cache, "_numba", lambda: copy / "_version.py")
+    monkeypatch.setattr(cache, "_version", lambda name: copy / "_version.py")
     assert digest() != before
 
 
@@ -172,4 +173,5 @@ def test_who_would_compile_the_same_waits(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_a_version_of_numba_is_told_without_importing_it() -> None:
-    assert f'"{numba.__version__}"' in cache._numba().read_text()
+    for library in (numba, llvmlite):
+        assert library.__version__ in cache._version(library.__name__).read_text()

@@ -12,7 +12,8 @@ import pytest
 from numba.core import types
 
 from fastlstm.runtime.linking import WholeCompiler
-from fastlstm.simd.atomic import LINE, barrier, compare_exchange, fetch_add, load_acquire, rendezvous
+from fastlstm.runtime.memory import LINE
+from fastlstm.simd.atomic import barrier, called_off, compare_exchange, fetch_add, load_acquire, rendezvous
 from fastlstm.simd.vector import pointer
 
 SIGNATURE = types.int64(types.int64, types.int64, types.int64)
@@ -101,6 +102,22 @@ def test_nobody_passes_the_barrier_alone(threads: int) -> None:
     words, place = counters(threads + 1)
     assert on_threads(compiled(worker), place, threads) == [0] * threads
     assert words.max() == 2 * STEPS * threads
+
+
+def test_nobody_waits_at_the_barrier_of_a_call_that_was_called_off() -> None:
+    def worker(place, k, threads):
+        barrier(place, threads + 1)
+        return called_off(place)
+
+    words, place = counters(1)
+    run = compiled(worker)
+    results: list[int] = []
+    thread = threading.Thread(target=lambda: results.append(run(place, 0, 1)))
+    thread.start()
+    words[(place - words.ctypes.data) // 8 + 3] = 1
+    thread.join()
+    assert results == [1]
+    assert compiled(lambda place, k, threads: called_off(0))(0, 0, 0) == 0
 
 
 def test_plain_writes_are_seen_behind_a_barrier() -> None:

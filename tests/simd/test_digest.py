@@ -9,7 +9,7 @@ import pytest
 
 from fastlstm.passes import packing
 from fastlstm.runtime.variant import Variant
-from fastlstm.simd.digest import words
+from fastlstm.simd.isa import target
 
 VARIANT = Variant()
 
@@ -32,7 +32,7 @@ def test_every_bit_counts(count: int) -> None:
 @pytest.mark.parametrize("value", ["normal", "constant but for signs"])
 def test_every_pair_of_signs_counts(value: str) -> None:
     """Also of words that follow each other in the same state: two groups of twice all states' lanes, and a rest."""
-    rng, count = np.random.default_rng(0), 4 * (words() - 1) + 24
+    rng, count = np.random.default_rng(0), 4 * (target().digest_words - 1) + 24
     array = (rng.standard_normal(count) if value == "normal" else rng.choice([-1, 1], count)).astype(np.float32)
     before = digest(array)
     for i, k in itertools.combinations(range(len(array)), 2):
@@ -81,4 +81,4 @@ def test_each_of_four_arrays_counts() -> None:
         seen.add(digest(*arrays))
     assert len(seen) == 8
     assert digest(*arrays) == digest(*(array.copy() for array in arrays)), "where an array lies does not count"
-    assert len(digest(*arrays)) == 4 * words()
+    assert len(digest(*arrays)) == 4 * target().digest_words
