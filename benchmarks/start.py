@@ -26,7 +26,8 @@ TRAINING = ARRAYS + (
 )
 TORCH = ARRAYS + ("import torch\nwith torch.inference_mode(): torch.nn.LSTM(128, 128)(torch.from_numpy(x))")
 ONNX = ARRAYS + (
-    "import sys, onnxruntime as o; s = o.InferenceSession(sys.argv[1]); s.run(None, {s.get_inputs()[0].name: x})"
+    "import sys, onnxruntime as o; s = o.InferenceSession(sys.argv[1]); zeros = np.zeros((1, 1, 128), np.float32); "
+    "s.run(None, {given.name: x if given.name == 'x' else zeros for given in s.get_inputs()})"
 )
 HELP = (
     "import os, sys; sys.argv = ['lstm-bench', '--help']; sys.stdout = open(os.devnull, 'w'); "
