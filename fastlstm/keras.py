@@ -74,7 +74,6 @@ def _inner_loop(
         sequences=layer.return_sequences,
         zero_output=layer.zero_output_for_mask,
         first_state=keras.backend.backend() in ("jax", "numpy") and not layer.unroll,  # as their loops have it
-        state=layer.return_state or layer.stateful,
         bias=inputs.bias is not None,
         mask=inputs.mask is not None,
     )

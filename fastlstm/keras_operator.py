@@ -29,7 +29,6 @@ class Options(NamedTuple):
     sequences: bool  # y of every step, (N, T, H), rather than of the last, (N, H)
     zero_output: bool  # y of a masked step is zeros rather than that of the step before
     first_state: bool  # y of masked steps before all others is h_0 rather than zeros, unless zero_output
-    state: bool  # whether anybody looks at the last state, which is undefined otherwise if there is a mask
     bias: bool  # which of the optional inputs there are
     mask: bool
 
@@ -119,7 +118,7 @@ def _masked_run(options: Options, inputs: Inputs, training: bool) -> _Done:
     packed = packing.pack(inputs.mask.T, options.backwards, options.zero_output)
     x, order = packing.take(inputs.x.transpose(1, 0, 2), packed.source), packed.order
     state = inputs.h_0[order][None], inputs.c_0[order][None]
-    y, (h, c), tape = packing.run(core, x, state, packed.lengths, training, options.state)
+    y, (h, c), tape = packing.run(core, x, state, packed.lengths, training)
     h_n, c_n = np.empty_like(h[0]), np.empty_like(c[0])
     h_n[order], c_n[order] = h[0], c[0]
     places = packed.place if options.sequences else packed.place[-1]

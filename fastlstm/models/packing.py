@@ -65,92 +65,25 @@ def untake(d: np.ndarray, index: np.ndarray, shape: tuple[int, ...]) -> np.ndarr
     return out
 
 
-CALL_US = 150.0  # microseconds that a call of the core takes beside its arithmetic
-GFLOPS = 50.0
-
-
-def merged(lengths: np.ndarray, step_us: float) -> np.ndarray:
-    """Lengths raised to fewer different ones, where computing steps of padding costs less than the calls that it saves.
-
-    What is computed behind a row's end is not read, and its gradient is zero; only the last state is that of the raised
-    length.
-    """
-    result, end, spare = lengths.copy(), int(lengths.max(initial=0)), 0.0
-    for k, length in enumerate(lengths.tolist()):
-        if length and length < end:
-            spare += (end - length) * step_us
-            if spare > CALL_US:
-                end, spare = length, 0.0
-        result[k] = end if length else 0
-    return result
-
-
-class Segment(NamedTuple):
-    """Steps of the rows that are that long."""
-
-    begin: int
-    end: int
-    rows: int
-    tape: Any
-
-
 class Run(NamedTuple):
     """What `run` keeps for `run_backward`."""
 
-    segments: list[Segment]
-    shape: tuple[int, ...]
+    tape: Any
+    shape: tuple[int, ...]  # of x
 
 
 def run(
-    core: fastlstm.LSTM, x: np.ndarray, state: State, lengths: np.ndarray | None, training: bool, keep_state: bool
+    core: fastlstm.LSTM, x: np.ndarray, state: State, lengths: np.ndarray | None, training: bool
 ) -> tuple[np.ndarray, State, Run | None]:
-    """The LSTM over x (T, B, I) whose rows have falling lengths, or all T steps.
-
-    The core takes no lengths yet: where they differ, each stretch of steps between two lengths is a call of its own,
-    over
-    the rows that reach so far. Unless `keep_state`, the last state is undefined, and lengths that are near are taken as
-    one.
-    y is undefined behind a row's end.
-    """
-    T, B, _ = x.shape
-    if lengths is not None and not keep_state:
-        step_us = (3 if training else 1) * 8e-3 * core.hidden_size * (core.input_size + core.hidden_size) / GFLOPS
-        lengths = merged(lengths, step_us)
-    if lengths is None or (B and lengths[-1] == T):
-        if training:
-            y, state, whole = core.forward(x, state)
-            return y, state, Run([Segment(0, T, B, whole)], x.shape)
-        return *core(x, state), None
-    y = np.zeros((T, B, core.hidden_size), x.dtype)
-    h, c = (part.copy() for part in state)
-    segments: list[Segment] = []
-    begin = 0
-    for end in np.unique(lengths[lengths > 0]).tolist():
-        rows = int(np.count_nonzero(lengths >= end))
-        before = h[:, :rows].copy(), c[:, :rows].copy()  # the tape refers to them
-        tape: Any = None
-        if training:
-            y[begin:end, :rows], after, tape = core.forward(x[begin:end, :rows], before)
-        else:
-            y[begin:end, :rows], after = core(x[begin:end, :rows], before)
-        h[:, :rows], c[:, :rows] = after
-        segments.append(Segment(begin, end, rows, tape))
-        begin = end
-    return y, (h, c), Run(segments, x.shape) if training else None
+    """The LSTM over x (T, B, I) whose rows have these lengths, or all T steps; y is 0 behind a row's end."""
+    if not training:
+        return *core(x, state, lengths=lengths), None
+    y, state, tape = core.forward(x, state, lengths=lengths)
+    return y, state, Run(tape, x.shape)
 
 
 def run_backward(
     core: fastlstm.LSTM, kept: Run, dy: np.ndarray, dstate: State
 ) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
     """The gradients of `run`; dy behind a row's end is not read."""
-    if len(kept.segments) == 1 and kept.segments[0][:3] == (0, *kept.shape[:2]):
-        return core.backward(kept.segments[0].tape, dy, dstate)
-    dx = np.zeros(kept.shape, dy.dtype)
-    dh, dc = (part.copy() for part in dstate)
-    total: dict[str, np.ndarray] = {name: np.zeros_like(p) for name, p in core.parameters.items()}
-    for begin, end, rows, tape in reversed(kept.segments):
-        after = dh[:, :rows], dc[:, :rows]
-        dx[begin:end, :rows], (dh[:, :rows], dc[:, :rows]), grads = core.backward(tape, dy[begin:end, :rows], after)
-        for name, grad in grads.items():
-            total[name] += grad
-    return dx, (dh, dc), total
+    return core.backward(kept.tape, dy, dstate)

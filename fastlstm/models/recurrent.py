@@ -173,10 +173,8 @@ class LSTM(Layer):
 
     # --- a run --------------------------------------------------------------------------------------------------------
 
-    def run(
-        self, x: np.ndarray, call: Call, state: State | None = None, keep_state: bool = True
-    ) -> tuple[np.ndarray, State, Tape]:
-        """The output for x (T, B, I) from a state of two (B, H), and the last state, undefined unless `keep_state`."""
+    def run(self, x: np.ndarray, call: Call, state: State | None = None) -> tuple[np.ndarray, State, Tape]:
+        """The output for x (T, B, I) from a state of two (B, H), and the last state."""
         B = x.shape[1]
         shape, dropped, packed, lengths = x.shape, None, None, None
         if call.training and self.dropout:
@@ -191,7 +189,7 @@ class LSTM(Layer):
             state = self._begin(B, x.dtype)
         rows = slice(None) if packed is None else packed.order
         h_0, c_0 = (np.ascontiguousarray(part[rows])[None] for part in state)
-        y, (h, c), kept = packing.run(self.core(), x, (h_0, c_0), lengths, call.training, keep_state)
+        y, (h, c), kept = packing.run(self.core(), x, (h_0, c_0), lengths, call.training)
         h_n, c_n = np.empty_like(h[0]), np.empty_like(c[0])
         h_n[rows], c_n[rows] = h[0], c[0]
         if self.stateful:
@@ -245,7 +243,7 @@ class LSTM(Layer):
         return np.zeros((B, self.units), dtype), np.zeros((B, self.units), dtype)
 
     def forward(self, x: np.ndarray, call: Call) -> Result:
-        y, _, tape = self.run(x, call, keep_state=self.stateful)
+        y, _, tape = self.run(x, call)
         return Result(y, self.mask_above(call.mask), tape)
 
     def mask_above(self, mask: np.ndarray | None) -> np.ndarray | None:

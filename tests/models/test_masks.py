@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastlstm.models import LSTM, Bidirectional, Dense, Embedding, Masking, Sequential, packing
+from fastlstm.models import LSTM, Bidirectional, Dense, Embedding, Masking, Sequential
 from fastlstm.models.base import Call
 
 T, B, FEATURES, UNITS = 9, 7, 3, 5
@@ -84,15 +84,6 @@ def test_a_masked_run_and_its_gradients_are_those_of_the_rule(kind, sequences, b
     inference, _, _ = layer.run(x, Call(False, None, mask), state)
     np.testing.assert_array_equal(inference, y)
 
-    # Without the last state, near lengths are run as one: the outputs are the same bits, and so is what they give back.
-    expected, _ = layer.run_backward(dy, layer.run(x, Call(True, None, mask), state)[2])
-    grads = {name: grad.copy() for name, grad in layer.grads.items()}
-    y_loose, _, tape = layer.run(x, Call(True, None, mask), state, keep_state=False)
-    np.testing.assert_array_equal(y_loose, y)
-    np.testing.assert_allclose(layer.run_backward(dy, tape)[0], expected, rtol=0, atol=TOLERANCE)
-    for name, grad in grads.items():
-        np.testing.assert_allclose(layer.grads[name], grad, rtol=0, atol=TOLERANCE)
-
 
 @pytest.mark.parametrize("wrap", [lambda layer: layer, Bidirectional])
 @pytest.mark.parametrize("start", [True, False])
@@ -126,10 +117,3 @@ def test_loss_and_accuracy_are_means_over_valid_steps():
     loss, accuracy = model.evaluate(x, y)
     np.testing.assert_allclose(loss, losses[valid].mean(), rtol=1e-6)
     np.testing.assert_allclose(accuracy, (p.argmax(-1) == y)[valid].mean(), rtol=1e-6)
-
-
-def test_lengths_are_merged_only_where_a_call_costs_more():
-    lengths = np.array([30, 29, 28, 10, 9, 3, 0])
-    np.testing.assert_array_equal(packing.merged(lengths, 1.0), [30, 30, 30, 30, 30, 30, 0])
-    np.testing.assert_array_equal(packing.merged(lengths, 1000.0), lengths)
-    np.testing.assert_array_equal(packing.merged(lengths, 10.0), [30, 30, 30, 10, 10, 10, 0])
