@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ from fastlstm.layer import LSTM
 from fastlstm.onnx.graph import Scope, is_lstm, operator, subgraphs, title
 from fastlstm.onnx.operator import NAMES, PLAIN, Operator
 
-Source = str | os.PathLike[str] | bytes | onnx.ModelProto
+Source: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 ONNX_NAMES = {name.lower(): name for name in NAMES}
 
 
