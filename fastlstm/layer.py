@@ -15,7 +15,7 @@ import numpy as np
 
 from fastlstm import checks, directions
 from fastlstm.cell import CellSpec
-from fastlstm.layer_call import State, Tape, backward, forward, needs_whole_rows
+from fastlstm.layer_call import State, Tape, backward, forward
 from fastlstm.parameterised import Parameterised
 from fastlstm.passes.short import Shape, ShortBackward, ShortForward
 from fastlstm.plan import Plan, plan_backward, plan_forward
@@ -310,7 +310,7 @@ class LSTM(Parameterised):
         T, B = checks.size("T", T), checks.size("B", B)
         D, P = self.directions, self.output_size
         I = self.input_size if layer == 0 else directions.size(self.merge, D, P)
-        sizes, whole = (T, B, I, self.hidden_size, D, self.dtype, get_num_threads()), needs_whole_rows(self._variant)
+        sizes, whole = (T, B, I, self.hidden_size, D, self.dtype, get_num_threads()), self._variant.whole
         if training:
             return plan_backward(*sizes, whole)
         return plan_forward(*sizes, (not self.batch_first or B == 1) and not self._variant.normed, whole)

@@ -11,7 +11,6 @@ from fastlstm import checks, directions
 from fastlstm.parameterised import Parameterised
 from fastlstm.passes import calls
 from fastlstm.passes.calls import Masks, Ragged, Taped
-from fastlstm.passes.packing import needs_whole_rows
 from fastlstm.passes.short import Recorded, ShortBackward
 from fastlstm.plan import plan_backward, plan_forward
 from fastlstm.runtime.threads import get_num_threads
@@ -207,7 +206,7 @@ def forward(layer: Parameterised, x: Any, state: Any, lengths: Any, reset: Any, 
         below = sizes.pack(below)
         if not calls.row_stride(below):  # none, or 0: rows that are all one
             below = np.ascontiguousarray(below)
-    whole, reverse = needs_whole_rows(variant), [False, True] if D == 2 else [layer.reverse]
+    whole, reverse = variant.whole, [False, True] if D == 2 else [layer.reverse]
     out: Any = None
     for k in range(sizes.L):
         last, rows = k == sizes.L - 1, slice(k * D, (k + 1) * D)
@@ -317,7 +316,7 @@ def backward(layer: Parameterised, tape: Tape, dy: Any, dstate: Any) -> tuple[An
     if not layout.size:
         dxs[0].fill(0)
         found = {name: np.zeros_like(array) for name, array in layer._parameters.items()}
-    whole, reverse = needs_whole_rows(tape.variant), [False, True] if D == 2 else [layer.reverse]
+    whole, reverse = tape.variant.whole, [False, True] if D == 2 else [layer.reverse]
     for k in reversed(range(sizes.L if layout.size else 0)):
         x, rows = tape.inputs[k], slice(k * D, (k + 1) * D)
         if not sizes.raw:

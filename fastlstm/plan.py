@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastlstm.simd.isa import target
+from fastlstm.simd.isa import PANEL, PRODUCT_ROWS, target
 
-PANEL = 4  # vectors of a packed panel
 L2 = 1 << 20  # bytes of the second cache that a plan counts on: what the smallest of today's server cores has
 REGION_US = 6.0  # microseconds of entering a parallel region
 BARRIER_US = 0.3
@@ -17,7 +16,6 @@ BARRIER_US = 0.3
 # core loses milliseconds.
 MEETING_US = 150.0
 GFLOPS = 100.0  # what one core is taken to do, to weigh work against a region or a barrier
-PRODUCT_ROWS = 512  # rows of x and h to a product for dW, as many as the backward pass packs at once
 FEW_ROWS = 12  # up to so many rows W x is computed for a chunk of steps beforehand
 
 

@@ -252,7 +252,7 @@ def _forward(*inputs: Any) -> tuple[Tensor, ...]:
     x, D, H = _view(call.x, call.x_first), len(call.h_0), call.c_0.shape[2]
     T, B = x.shape[:2] if ragged is None else (len(ragged.offsets) - 1, len(ragged.order))
     even = ragged is not None or calls.row_stride(x) is not None
-    whole = packing.needs_whole_rows(variant)
+    whole = variant.whole
     plan = plan_forward(T, B, x.shape[-1], H, D, x.dtype, _threads(), even, whole)
     calls.forward(
         variant._replace(training=call.keep), plan, x, packs, _array(call.h_0), _array(call.c_0),
@@ -287,7 +287,7 @@ def _backward(
     T, B = x.shape[:2] if ragged is None else (len(ragged.offsets) - 1, len(ragged.order))
     dh_0, dc_0 = call.h_0.new_empty(call.h_0.shape), call.c_0.new_empty(call.c_0.shape)
     dxs = [call.x.new_empty(call.x.shape) for _ in range(D)]
-    plan = plan_backward(T, B, x.shape[-1], H, D, x.dtype, _threads(), packing.needs_whole_rows(variant))
+    plan = plan_backward(T, B, x.shape[-1], H, D, x.dtype, _threads(), variant.whole)
     grads = calls.backward(
         variant, spec, plan, x, packs, _tape(gates, cells, before), _array(call.h_0), _array(call.c_0),
         _view(dy, call.y_first), _array(dh_n), _array(dc_n), [_view(dx, call.x_first) for dx in dxs],

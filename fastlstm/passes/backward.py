@@ -43,7 +43,6 @@ def step(
     last,
     row,
     rows,
-    s,
     t,
     following,
     preceding,
@@ -62,27 +61,7 @@ def step(
 
 @choose(step, forceinline=False)
 def _step(v):
-    return (step_by_row if v.normed or v.projected or v.full else step_by_panel).py_func
-
-
-def other_gradients(v, frame, column, column_end, unit, unit_end, row, rows, scratch):
-    """Gradients of what only some cells have."""
-
-
-@kernel
-def no_others(v, frame, column, column_end, unit, unit_end, row, rows, scratch):
-    pass
-
-
-@kernel
-def all_others(v, frame, column, column_end, unit, unit_end, row, rows, scratch):
-    special_gradient(v, frame, column, column_end, row, rows, scratch)
-    unit_gradient(v, frame, unit, unit_end, rows, scratch)
-
-
-@choose(other_gradients)
-def _other_gradients(v):
-    return (all_others if v.normed or v.projected or v.full or v.diagonal else no_others).py_func
+    return (step_by_row if v.whole else step_by_panel).py_func
 
 
 @kernel
@@ -180,7 +159,7 @@ def backward(v, part, frame):
                 r = lot.row + cut(rows, blocks, block)
                 here = lot.row + cut(rows, blocks, block + 1) - r
                 step(
-                    v, frame, lot, panel, panel_end, r, here, s, t, following, preceding, known, older, base,
+                    v, frame, lot, panel, panel_end, r, here, t, following, preceding, known, older, base,
                     dg_before, dg_after, h, scratch,
                 )  # fmt: skip
             s -= 1
@@ -195,10 +174,12 @@ def backward(v, part, frame):
         arrivals = meet(f, arrivals)
         share, share_end = cut(chunk_rows, f.parts, part), cut(chunk_rows, f.parts, part + 1)
         input_gradient(v, frame, lowest, share, share_end, scratch)
-        if v.ragged or v.special:
+        if v.keeps:
             h = pointer(f.inputs, v) + base * f.P
             weight_gradient(v, frame, column, column_end, base, chunk_rows, h, f.P, scratch)
-            other_gradients(v, frame, column, column_end, unit, unit_end, base, chunk_rows, scratch)
+            if v.whole or v.diagonal:
+                special_gradient(v, frame, column, column_end, base, chunk_rows, scratch)
+                unit_gradient(v, frame, unit, unit_end, chunk_rows, scratch)
         else:
             # h_t of this chunk belongs to dG of the step after: one later in time, or earlier in reverse; the last
             # step has none.
@@ -210,7 +191,7 @@ def backward(v, part, frame):
                 weight_gradient(v, frame, column, column_end, row, shifted * f.B, h, f.h_row, scratch)
             behind = 1
         arrivals = meet(f, arrivals)
-    if not (v.ragged or v.special):
+    if not v.keeps:
         t = f.T - 1 if f.reverse else 0
         weight_gradient(v, frame, column, column_end, t * f.B, f.B, pointer(f.h_0, v), f.P, scratch)
     unpack(v, frame, column, column_end)

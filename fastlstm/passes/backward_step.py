@@ -19,7 +19,7 @@ def factor(v, f, lot, address, step, row_stride, t, row, unit, n):
 
 
 @inline
-def c_before_at(v, f, lot, s, t, preceding, older, row, unit):
+def c_before_at(v, f, lot, t, preceding, older, row, unit):
     """c with which a row took step t: of the `older` rows the one that the step before left, else the initial one."""
     n = f.H - unit
     if v.ragged and f.resets != 0 and reset_at(v, f, lot, t, row):
@@ -80,7 +80,7 @@ def store_gates(to, row, n, dz_i, dz_f, dz_g, dz_o):
 
 
 @inline
-def update(v, f, lot, s, t, following, preceding, older, fresh, base, row, unit, z, dg_after, h):
+def update(v, f, lot, t, following, preceding, older, fresh, base, row, unit, z, dg_after, h):
     """The cell backward on one vector of units of one row: dG over the gates and into dg_after, the new dc, h_t."""
     n, H = f.H - unit, f.H
     gates = pointer(f.gates, v) + (taped(v, f, lot, t, row) * 4 * H + unit)
@@ -92,7 +92,7 @@ def update(v, f, lot, s, t, following, preceding, older, fresh, base, row, unit,
         mask = factor(v, f, lot, f.zone_c, f.zone_c_step, f.zone_c_row, t, row, unit, n)
         dc_on, dc = mask * dc, (1.0 - mask) * dc
     i, g_f, g, o = load(gates, n), load(gates + H, n), load(gates + 2 * H, n), load(gates + 3 * H, n)
-    c_before = c_before_at(v, f, lot, s, t, preceding, older, row, unit)
+    c_before = c_before_at(v, f, lot, t, preceding, older, row, unit)
     c = c_inner_at(v, f, lot, t, row, unit, c_before)
     dz_o, dc, h_here = output_bwd(v, o, c_before, c, c, dh, dc, peep)
     dz_i, dz_f, dz_g, dc_before = memory_bwd(v, i, g_f, g, dz_o, c_before, dc, peep)
@@ -101,7 +101,7 @@ def update(v, f, lot, s, t, following, preceding, older, fresh, base, row, unit,
     store(dc_at, dc_before)
     store_gates(gates, H, n, dz_i, dz_f, dz_g, dz_o)
     store_gates(dg_after + (row * f.dg_row + unit), H, n, dz_i, dz_f, dz_g, dz_o)
-    if v.ragged or v.special:
+    if v.keeps:
         keep_cells(v, f, lot, t, base, row, unit, c_before, c)
     else:
         store(h + (row * f.h_row + unit), h_here)
@@ -141,7 +141,6 @@ def step_by_panel(
     last,
     row,
     rows,
-    s,
     t,
     following,
     preceding,
@@ -172,7 +171,7 @@ def step_by_panel(
         for r in range(rows):
             for u in range(0, vectors * count, count):
                 update(
-                    v, f, lot, s, t, following, preceding, older, r >= here, base, row + r, unit + u,
+                    v, f, lot, t, following, preceding, older, r >= here, base, row + r, unit + u,
                     z + (r * z_row + u), dg_after, h,
                 )  # fmt: skip
         panel += at_once

@@ -47,14 +47,14 @@ def arrive(v, frame, lot, t, following, fresh, base, row, dh):
 
 
 @kernel
-def outputs_bwd(v, frame, lot, s, t, preceding, older, base, row, dr, inner, direct):
+def outputs_bwd(v, frame, lot, t, preceding, older, base, row, dr, inner, direct):
     """dz_o over o on the tape and the whole dc, from dr = dh before the projection, for one row."""
     f = read(frame, Backward)
     count, H, here = lanes(dr), f.H, taped(v, f, lot, t, row)
     gates, chunk_row = pointer(f.gates, v) + here * 4 * H, (here - base) * H
     zero = splat(0.0, dr)
     for u in range(0, H, count):
-        c_before = c_before_at(v, f, lot, s, t, preceding, older, row, u)
+        c_before = c_before_at(v, f, lot, t, preceding, older, row, u)
         c = c_inner_at(v, f, lot, t, row, u, c_before)
         store(inner + u, c)
         keep_cells(v, f, lot, t, base, row, u, c_before, c)
@@ -64,7 +64,7 @@ def outputs_bwd(v, frame, lot, s, t, preceding, older, base, row, dr, inner, dir
     sum_dn, sum_dn_u = zero, zero
     for u in range(0, H, count):
         n = H - u
-        c_before, c = c_before_at(v, f, lot, s, t, preceding, older, row, u), load(inner + u)
+        c_before, c = c_before_at(v, f, lot, t, preceding, older, row, u), load(inner + u)
         dc_at = pointer(f.dc, v) + (row * f.c_row + u)
         dc = load(dc_at)
         if v.zoned_c:
@@ -98,7 +98,7 @@ def outputs_bwd(v, frame, lot, s, t, preceding, older, base, row, dr, inner, dir
 
 
 @kernel
-def memories_bwd(v, frame, lot, s, t, preceding, older, row, direct, dg_after):
+def memories_bwd(v, frame, lot, t, preceding, older, row, direct, dg_after):
     """dz_i, dz_f and dz_g over the gates on the tape, and dc of the step before, for one row."""
     f = read(frame, Backward)
     count, H = lanes(direct), f.H
@@ -106,7 +106,7 @@ def memories_bwd(v, frame, lot, s, t, preceding, older, row, direct, dg_after):
     for u in range(0, H, count):
         n = H - u
         dc_at = pointer(f.dc, v) + (row * f.c_row + u)
-        c_before = c_before_at(v, f, lot, s, t, preceding, older, row, u)
+        c_before = c_before_at(v, f, lot, t, preceding, older, row, u)
         at = gates + u
         dz_o = load(at + 3 * H, n)
         dz_i, dz_f, dz_g, dc = memory_bwd(
@@ -164,7 +164,6 @@ def step_by_row(
     last,
     row,
     rows,
-    s,
     t,
     following,
     preceding,
@@ -195,11 +194,11 @@ def step_by_row(
         product(rows, H, f.P, dh, f.h_row, pointer(f.w_hr, v), scratch, SAME, dr, f.c_row)
     for r in range(rows):
         source = dr + r * f.c_row if v.projected else dh + r * f.h_row
-        outputs_bwd(v, frame, lot, s, t, preceding, older, base, row + r, source, inner, direct + r * f.c_row)
+        outputs_bwd(v, frame, lot, t, preceding, older, base, row + r, source, inner, direct + r * f.c_row)
     if v.full and v.output_new:
         product(rows, H, H, gates + 3 * H, gates_row, pointer(f.w_ch_new, v), dc, f.c_row, dc, f.c_row)
     for r in range(rows):
-        memories_bwd(v, frame, lot, s, t, preceding, older, row + r, direct + r * f.c_row, dg_after)
+        memories_bwd(v, frame, lot, t, preceding, older, row + r, direct + r * f.c_row, dg_after)
     if v.full:
         product(rows, H, 4 * H, gates, gates_row, pointer(f.w_ch, v), dc, f.c_row, dc, f.c_row)
     if v.normed:

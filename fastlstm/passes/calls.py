@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.cell import CellSpec
-from fastlstm.passes.frames import PRODUCT_ROWS, ZEROS, Backward, Forward
-from fastlstm.passes.packing import Gradients, Transposed, Weights, frame_of, needs_whole_rows, padded, zeros
-from fastlstm.plan import GFLOPS, PANEL, Plan
+from fastlstm.passes.frames import ZEROS, Backward, Forward
+from fastlstm.passes.packing import Gradients, Transposed, Weights, frame_of, padded, zeros
+from fastlstm.plan import GFLOPS, Plan
 from fastlstm.runtime.memory import LINE, address, pool
 from fastlstm.runtime.threads import alone, crowded, fan_out, get_num_threads, met, patiently
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
-from fastlstm.simd.isa import target
+from fastlstm.simd.isa import PANEL, PRODUCT_ROWS, target
 
 LONG_S = 0.1  # seconds that a call is expected to take from which on Ctrl-C must be able to end it
 PAD = 16  # elements between the rows of workspace, so that rows of 4 KiB do not fall on the same lines of L1
@@ -62,7 +62,7 @@ class Taped(NamedTuple):
 def make_tape(variant: Variant, N: int, H: int, P: int, dtype: np.dtype) -> Taped:
     """Room for the tape of one direction."""
     taped = Taped(np.empty((N, 4, H), dtype), np.empty((N, H), dtype))
-    if variant.ragged or variant.special:
+    if variant.keeps:
         taped = taped._replace(inputs=np.empty((N, P), dtype))
     if variant.normed:
         taped = taped._replace(
@@ -207,7 +207,7 @@ def forward(
     (N, D*P).
     """
     (T, B), I, (D, _, P), H, dtype = _shape(x, ragged), x.shape[-1], h_0.shape, c_0.shape[2], x.dtype
-    lanes, whole = target().lanes(dtype), needs_whole_rows(variant)
+    lanes, whole = target().lanes(dtype), variant.whole
     room = 0 if plan.chunk else padded(I, dtype)  # for x before h
     h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
     vectors = PANEL * lanes
@@ -216,7 +216,7 @@ def forward(
     if whole:
         z = vectors + target().whole_rows * (panels * vectors * (2 if variant.normed else 1) + c_row)
     scratch = z + plan.chunk * B * -(-panels // (plan.parts if plan.by_units else 1)) * vectors
-    sizes = [2 * B * h_row, B * c_row, B * h_row if variant.masked or variant.zoned_h else 0, plan.parts * scratch]
+    sizes = [2 * B * h_row, B * c_row, B * h_row if variant.holds else 0, plan.parts * scratch]
     offsets = [sum(sizes[:k]) for k in range(len(sizes))]
     space = pool.take(D * sum(sizes), dtype)
     meeting = _Meeting(D, plan.parts, 8.0 * D * H * (I + H) * T * B)
@@ -259,7 +259,7 @@ def _backward_room(
     """Of the workspace of one direction: the elements of rows and of a part's scratch; where each field of the frame
     has its place, in bytes; and the elements of all. Worked out once: it takes as long as some steps of a row.
     """
-    lanes, whole = target().lanes(dtype), needs_whole_rows(variant)
+    lanes, whole = target().lanes(dtype), variant.whole
     h_row, c_row, dg_row = (padded(n + PAD, dtype) for n in (padded(P, dtype), padded(H, dtype), 4 * H))
     dw_row = padded(4 * H, dtype) + PAD
     block = max(target().block_rows, PRODUCT_ROWS) * PANEL * lanes + padded((I + P) * min(PRODUCT_ROWS, N), dtype)
@@ -271,7 +271,7 @@ def _backward_room(
         "dw": (I + P) * dw_row,
         "dg": 2 * B * dg_row,
         "dc": B * c_row,
-        "h": rows * h_row if not (variant.ragged or variant.special) else 0,
+        "h": rows * h_row if not variant.keeps else 0,
         "carry": B * h_row if variant.zoned_h else 0,
         "before": rows * H if peephole else 0,
         "after": rows * H if peephole else 0,
@@ -371,7 +371,7 @@ class StepCall:
         room, lanes = padded(max(I, P), dtype), target().lanes(dtype)
         h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
         scratch = target().block_rows * PANEL * lanes
-        if needs_whole_rows(variant):
+        if variant.whole:
             row = padded(H, dtype) * PANEL * (2 if variant.normed else 1) + c_row
             scratch = PANEL * lanes + target().whole_rows * row
         self.x = zeros(B * I, dtype).reshape(B, I)

@@ -29,13 +29,13 @@ def step(
 
 @choose(step, forceinline=False)
 def _step(v):
-    return (step_by_row if v.normed or v.projected or v.full else step_by_panel).py_func
+    return (step_by_row if v.whole else step_by_panel).py_func
 
 
 @inline
 def block_rows(v):
     """Rows that a step takes at once."""
-    return WHOLE_ROWS if v.normed or v.projected or v.full else BLOCK_ROWS
+    return WHOLE_ROWS if v.whole else BLOCK_ROWS
 
 
 @kernel
@@ -86,7 +86,7 @@ def enter(v, frame, lot, row, row_end, unit, end, t, h, h_from, c_from):
         here = place(v, f, lot, r)
         copy(pointer(c_from, v) + here * f.H, unit, end, pointer(f.c, v) + r * f.c_row)
         source = pointer(h_from, v) + here * f.P
-        if v.masked or v.zoned_h:
+        if v.holds:
             copy(source, unit, h_end, pointer(f.held, v) + r * f.h_row)
         if v.masked:
             mask = pointer(f.mask, v) + (t * f.mask_step + here * f.mask_row)
@@ -100,7 +100,7 @@ def enter(v, frame, lot, row, row_end, unit, end, t, h, h_from, c_from):
 def leave(v, frame, lot, row, row_end, unit, end, h):
     """Hand the last state of the rows row .. row_end to the caller."""
     f = read(frame, Forward)
-    last = pointer(f.held, v) if v.masked or v.zoned_h else h
+    last = pointer(f.held, v) if v.holds else h
     for r in range(row, row_end):
         here = place(v, f, lot, r)
         copy(last + r * f.h_row, unit, min(end, f.P), pointer(f.h_n, v) + here * f.P)
@@ -120,7 +120,7 @@ def begin(v, frame, lot, known, t, unit, end, h):
         for r in range(lot.row, lot.row + rows):
             if reset_at(v, f, lot, t, r):
                 enter(v, frame, lot, r, r + 1, unit, end, t, h, f.h_reset, f.c_reset)
-    if v.training and (v.ragged or v.special):
+    if v.training and v.keeps:
         for r in range(lot.row, lot.row + rows):
             copy(h + r * f.h_row, unit, min(end, f.P), pointer(f.inputs, v) + taped(v, f, lot, t, r) * f.P)
 
@@ -194,7 +194,7 @@ def forward(v, part, frame):
         if staying < rows:
             leave(v, frame, lot, lot.row + staying, lot.row + rows, unit, end, h_after)
         if s + 1 < f.T:
-            if v.ragged or v.special:
+            if v.keeps:
                 begin(v, frame, lot, rows, following, unit, end, h_after)
             if f.chunk == 0:
                 stage_mine(v, f, frame, lot, part, following, h_after)

@@ -36,7 +36,7 @@ def emit(v, f, lot, t, following, row, unit, h_new, h_after):
         mask = pointer(f.zone_h, v) + (t * f.zone_h_step + place(v, f, lot, row) * f.zone_h_row + unit)
         h_new = mixed(load(mask, n), load(pointer(f.held, v) + (row * f.h_row + unit)), h_new)
     store(pointer(f.y, v) + (at(v, f, lot, t, row, f.y_packed, f.y_step, f.y_row) + unit), h_new, n)
-    if v.masked or v.zoned_h:
+    if v.holds:
         store(pointer(f.held, v) + (row * f.h_row + unit), h_new)
     if v.masked:
         mask = pointer(f.mask, v) + (following * f.mask_step + place(v, f, lot, row) * f.mask_row + unit)

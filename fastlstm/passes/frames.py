@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from fastlstm.simd.isa import DEPTH, PANEL, target
 
-PRODUCT_ROWS = 512  # rows of x and h to one product for dW: dW is loaded and stored once for so many
 ZEROS = 4 * PANEL  # vectors of zeros at the head of each part's scratch: the start of sums, as wide as the widest tile
 ROWS = 32  # T * B up to which weights are read where they lie
 WIDE = 2 * PANEL  # vectors of the widest tile

@@ -71,11 +71,6 @@ def variant_of(spec: CellSpec, dtype: np.dtype) -> Variant:
     )  # fmt: skip
 
 
-def needs_whole_rows(variant: Variant) -> bool:
-    """Whether a unit of the cell needs all others of its row, so that threads cannot split units."""
-    return variant.normed or variant.projected or variant.full
-
-
 def padded(n: int, dtype) -> int:
     """n, rounded up to whole vectors."""
     lanes = target().lanes(dtype)

@@ -15,12 +15,12 @@ from fastlstm.passes.calls import PAD
 from fastlstm.passes.frames import ROWS, Forward
 from fastlstm.passes.packing import Weights, padded
 from fastlstm.passes.short_step import Seat, ShortBackward, ShortStep, is_plain, is_plain_pair
-from fastlstm.plan import GFLOPS, PANEL, REGION_US, Plan, plan_forward
+from fastlstm.plan import GFLOPS, REGION_US, Plan, plan_forward
 from fastlstm.runtime.memory import address, addresses, aligned
 from fastlstm.runtime.threads import fan_out, get_num_threads
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
-from fastlstm.simd.isa import target
+from fastlstm.simd.isa import PANEL, target
 
 WORKSPACE = 1 << 20  # bytes of a seat, at the most
 SERIAL_FLOPS = 3e3 * REGION_US * GFLOPS  # of a layer: with less no thread count makes a plan take two threads

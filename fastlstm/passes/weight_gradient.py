@@ -5,8 +5,9 @@ threads so that the order of every sum is the same at any thread count.
 from __future__ import annotations
 
 from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, pack_strips
-from fastlstm.passes.frames import PRODUCT_ROWS, ZEROS, Backward
+from fastlstm.passes.frames import ZEROS, Backward
 from fastlstm.runtime.jit import inline, kernel, read
+from fastlstm.simd.isa import PRODUCT_ROWS
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import fma, lanes, load, pointer, splat, store
 

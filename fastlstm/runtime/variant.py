@@ -39,3 +39,18 @@ class Variant(NamedTuple):
     masked: bool = False  # recurrent dropout: h is multiplied by a mask on its way into the gates
     zoned_c: bool = False  # zoneout of c
     zoned_h: bool = False  # and of h
+
+    @property
+    def whole(self) -> bool:
+        """Whether a unit of the cell needs all others of its row, so that threads cannot split units."""
+        return self.normed or self.projected or self.full
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the tape keeps h as it went into the gates: the plain cell in a dense call finds it anew."""
+        return self.ragged or self.special
+
+    @property
+    def holds(self) -> bool:
+        """Whether h as it is must be held beside what goes into the gates."""
+        return self.masked or self.zoned_h

@@ -17,6 +17,7 @@ PANEL = 4  # vectors of one k side by side in a packed panel: the four gates of 
 # Steps of k per block: a block of a panel (24 KiB on AVX-512) stays in L1 while all rows pass over it. Fewer steps
 # cost more in loading and storing C; more fall out of L1.
 DEPTH = 96
+PRODUCT_ROWS = 512  # rows of x and h to one product for dW: dW is loaded and stored once for so many
 STREAMS = 8  # registers of running hashes that a digest keeps
 
 
