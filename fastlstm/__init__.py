@@ -9,6 +9,7 @@ from fastlstm.lstm_cell import LSTMCell
 from fastlstm.runtime.threads import get_num_threads, set_num_threads
 from fastlstm.sequences import PackedSequence
 from fastlstm.stream import Stream
+from fastlstm.trace import Trace
 
 __version__ = "0.1.0"
 
@@ -17,6 +18,7 @@ __all__ = [
     "LSTMCell",
     "PackedSequence",
     "Stream",
+    "Trace",
     "__version__",
     "get_num_threads",
     "set_num_threads",

@@ -21,6 +21,7 @@ from fastlstm.passes.short import Shape, ShortBackward, ShortForward
 from fastlstm.plan import Plan, plan_backward, plan_forward
 from fastlstm.runtime.threads import get_num_threads
 from fastlstm.stream import Stream
+from fastlstm.trace import Trace, trace
 
 SHORT_FLOPS = 3e8  # of a layer: a call that computes more gains less than 2 % by being prepared
 SHORT_SHAPES = 8  # for which calls are kept prepared
@@ -276,6 +277,40 @@ class LSTM(Parameterised):
         if self.bias:
             grads |= {"bias_ih_l0": db, "bias_hh_l0": db.copy()}
         return dx, (dh, dc), grads
+
+    def trace(
+        self,
+        x: Any,
+        state: tuple[Any, Any] | None = None,
+        *,
+        lengths: Any = None,
+        reset: Any = None,
+        dy: Any = None,
+        dstate: tuple[Any, Any] | None = None,
+    ) -> tuple[Trace, ...]:
+        """Look inside a plain call: the gates, c and h of every layer and direction at every step.
+
+        With a gradient, what of it reaches every h: for whether it vanishes, or explodes. No dropout acts. For
+        diagnosis: it takes a training step's time and memory, and some copies.
+
+        Parameters
+        ----------
+        x, state, lengths, reset
+            As of a plain call.
+        dy, dstate
+            Gradients of a loss, as `backward` takes them; if both are None, none is computed.
+
+        Returns
+        -------
+        tuple of Trace
+            Layer 0, its reverse direction if it has one, layer 1 and so on, as states have them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument of the wrong type, dtype or shape; the message names it.
+        """
+        return trace(self, x, state, lengths, reset, dy, dstate)
 
     def stream(self, batch_size: int = 1) -> Stream:
         """A stream of single steps through this layer's parameters as they are now.

@@ -24,16 +24,18 @@ class Tape:
     """What `LSTM.forward` keeps for one `LSTM.backward`: opaque, and spent by it."""
 
     __slots__ = (
-        "batch_sizes", "cells", "drawn", "factors", "inputs", "layer", "layout", "masks", "outputs", "ragged", "short",
-        "spent", "states", "unbatched", "variant",
+        "batch_sizes", "cells", "drawn", "dys", "factors", "inputs", "layer", "layout", "masks", "outputs", "ragged",
+        "short", "spent", "states", "traced", "unbatched", "variant",
     )  # fmt: skip
 
-    def __init__(self, layer: Parameterised) -> None:
+    def __init__(self, layer: Parameterised, traced: bool = False) -> None:
         self.layer = layer  # whose it is
+        self.traced = traced  # for `trace`: nothing is dropped, all outputs are kept and, by backward, their gradients
         self.inputs: list[np.ndarray] = []  # of each layer, (T, B, I) or (N, I)
         self.cells: list[Sequence[Any]] = []  # fields of `Taped` of each layer and direction
         self.states: list[State] = []  # of each layer, h_0 (D, B, P) and c_0 (D, B, H)
         self.outputs: list[np.ndarray | None] = []  # of each layer, both directions, where these are multiplied
+        self.dys: dict[int, np.ndarray] = {}  # gradient of each layer's output, both directions, where it is traced
         self.factors: list[np.ndarray | None] = []  # of each layer's input, None where nothing was dropped
         self.masks: list[list[Masks] | None] = []  # of each layer and direction
         self.ragged: list[Ragged | None] = []  # of each layer
@@ -58,7 +60,7 @@ def _readable(array: np.ndarray) -> np.ndarray:
     return array if array.strides[-1] == array.itemsize and array.flags.aligned else array.copy()
 
 
-class _Sizes:
+class Sizes:
     """The sizes of one call, and the shapes of its arrays as the caller has them."""
 
     def __init__(self, layer: Parameterised, layout: Layout, unbatched: bool) -> None:
@@ -99,13 +101,13 @@ class _Sizes:
         return (state[0][:, 0], state[1][:, 0]) if self.unbatched else state
 
 
-def _given_x(layer: Parameterised, x: Any, lengths: Any) -> tuple[np.ndarray, _Sizes]:
+def _given_x(layer: Parameterised, x: Any, lengths: Any) -> tuple[np.ndarray, Sizes]:
     """x as (T, B, I) or (N, I), checked, and the sizes of the call."""
     if isinstance(x, PackedSequence):
         if lengths is not None:
             raise ValueError("lengths must be None where x is packed: its batch_sizes tell them")
         data, unbatched = packed_data(x, layer.dtype), False
-        sizes = _Sizes(layer, from_packed(x), False)
+        sizes = Sizes(layer, from_packed(x), False)
         shape: tuple[int, ...] = data.shape
     else:
         data = checks.array("x", x, layer.dtype)
@@ -123,12 +125,12 @@ def _given_x(layer: Parameterised, x: Any, lengths: Any) -> tuple[np.ndarray, _S
             raise ValueError(f"x must have at least one step, but its shape is {shape}")
         ends = None if lengths is None else from_lengths(np.atleast_1d(lengths) if unbatched else lengths, T, B)
         dense = ends is None or ends.size == T * B
-        sizes = _Sizes(layer, Layout(T, B) if dense or ends is None else ends, unbatched)
+        sizes = Sizes(layer, Layout(T, B) if dense or ends is None else ends, unbatched)
         data = sizes.time_first(data)
     return _readable(data), sizes
 
 
-def _given_state(layer: Parameterised, name: str, state: Any, sizes: _Sizes) -> State:
+def given_state(layer: Parameterised, name: str, state: Any, sizes: Sizes) -> State:
     """h (D*L, B, P) and c (D*L, B, H) of a state, or zeros."""
     runs, B = sizes.D * sizes.L, sizes.layout.B
     if state is None:
@@ -143,7 +145,7 @@ def _given_state(layer: Parameterised, name: str, state: Any, sizes: _Sizes) -> 
     return found[0], found[1]
 
 
-def _given_reset(layer: Parameterised, reset: Any, sizes: _Sizes) -> tuple[Ragged | None, State | None]:
+def _given_reset(layer: Parameterised, reset: Any, sizes: Sizes) -> tuple[Ragged | None, State | None]:
     """Which rows take which steps, and the state to which resets go; None where that is nothing particular."""
     flags, values = None, None
     if reset is not None:
@@ -157,7 +159,7 @@ def _given_reset(layer: Parameterised, reset: Any, sizes: _Sizes) -> tuple[Ragge
             flags = spread
         else:
             flags = sizes.time_first(flags[..., None])[..., 0]
-        values = _given_state(layer, "state of reset", state, sizes)
+        values = given_state(layer, "state of reset", state, sizes)
     reverse = [False, True] if sizes.D == 2 else [layer.reverse]
     return ragged_of(sizes.layout, reverse, flags), values
 
@@ -167,7 +169,7 @@ def _keep(random: np.random.Generator, shape: tuple[int, ...], rate: float, dtyp
     return (random.random(shape, dtype) >= dtype.type(rate)) / dtype.type(max(1 - rate, 1e-30))
 
 
-def _masks(layer: Parameterised, k: int, sizes: _Sizes, tape: Tape | None) -> list[Masks] | None:
+def _masks(layer: Parameterised, k: int, sizes: Sizes, tape: Tape | None) -> list[Masks] | None:
     """What multiplies the states of one layer: drawn in training, else its expectation."""
     spec, (T, B), dtype, random = layer.spec, sizes.layout[:2], layer.dtype, layer._random
     dropped = spec.recurrent_dropout > 0 and tape is not None
@@ -193,14 +195,15 @@ def forward(layer: Parameterised, x: Any, state: Any, lengths: Any, reset: Any, 
     """`LSTM.__call__` and, with a tape to be filled, `LSTM.forward`."""
     below, sizes = _given_x(layer, x, lengths)
     layout, D, H, P, dtype = sizes.layout, sizes.D, sizes.H, sizes.P, layer.dtype
-    h_0, c_0 = _given_state(layer, "state", state, sizes)
+    h_0, c_0 = given_state(layer, "state", state, sizes)
     ragged, values = _given_reset(layer, reset, sizes)
     h_n, c_n = (h_0.copy(), c_0.copy()) if ragged else (np.empty_like(h_0), np.empty_like(c_0))
     variant = layer._variant._replace(ragged=ragged is not None)
+    drawing = None if tape is None or tape.traced else tape
     if tape is not None:
         tape.unbatched, tape.layout = sizes.unbatched, layout
         tape.batch_sizes = np.asarray(x.batch_sizes) if layout.packed else None
-        if layer.spec.recurrent_dropout:
+        if drawing is not None and layer.spec.recurrent_dropout:
             variant = variant._replace(special=True, masked=True)
         tape.variant = variant
         below = sizes.pack(below)
@@ -212,10 +215,10 @@ def forward(layer: Parameterised, x: Any, state: Any, lengths: Any, reset: Any, 
         last, rows = k == sizes.L - 1, slice(k * D, (k + 1) * D)
         rate = layer.dropout if k else layer.input_dropout
         factor = None
-        if tape is not None and rate:
+        if drawing is not None and rate:
             factor = _keep(layer._random, below.shape, rate, dtype)
             below = below * factor
-            tape.drawn[f"input_l{k}"] = factor
+            drawing.drawn[f"input_l{k}"] = factor
         if last and sizes.raw:
             out = sizes.make(D * P, dtype)
             y = sizes.time_first(out)
@@ -224,7 +227,7 @@ def forward(layer: Parameterised, x: Any, state: Any, lengths: Any, reset: Any, 
         here = None
         if ragged is not None:
             here = ragged if values is None else ragged._replace(h_reset=values[0][rows], c_reset=values[1][rows])
-        masks = _masks(layer, k, sizes, tape)
+        masks = _masks(layer, k, sizes, drawing)
         cells = []
         if tape is not None:
             cells = [calls.make_tape(variant, layout.size, H, P, dtype) for _ in range(D)]
@@ -248,13 +251,13 @@ def forward(layer: Parameterised, x: Any, state: Any, lengths: Any, reset: Any, 
             tape.factors.append(factor)
             tape.masks.append(masks)
             tape.ragged.append(here)
-            tape.outputs.append(y if layer.merge == "mul" else None)
+            tape.outputs.append(y if layer.merge == "mul" or tape.traced else None)
         below = y
         if not sizes.raw:
             merged = directions.merge(layer.merge, y)
             if last:
-                out = tuple(_to_caller(sizes, a) for a in merged) if layer.merge == "none" else None
-                out = _to_caller(sizes, merged) if out is None else out
+                out = tuple(to_caller(sizes, a) for a in merged) if layer.merge == "none" else None
+                out = to_caller(sizes, merged) if out is None else out
             else:
                 below = merged
     if layout.packed:
@@ -267,7 +270,7 @@ def forward(layer: Parameterised, x: Any, state: Any, lengths: Any, reset: Any, 
     return out, sizes.squeeze((h_n, c_n))
 
 
-def _to_caller(sizes: _Sizes, array: np.ndarray) -> np.ndarray:
+def to_caller(sizes: Sizes, array: np.ndarray) -> np.ndarray:
     """An array between layers, in the caller's layout."""
     made = sizes.make(array.shape[-1], array.dtype)
     view = sizes.time_first(made)
@@ -278,7 +281,7 @@ def _to_caller(sizes: _Sizes, array: np.ndarray) -> np.ndarray:
     return made
 
 
-def _given_dy(layer: Parameterised, dy: Any, sizes: _Sizes) -> Any:
+def _given_dy(layer: Parameterised, dy: Any, sizes: Sizes) -> Any:
     """The gradient of y, checked: an array (T, B, n) or (N, n), or a pair of them."""
     shape = sizes.given(sizes.out)
 
@@ -305,10 +308,10 @@ def backward(layer: Parameterised, tape: Tape, dy: Any, dstate: Any) -> tuple[An
     if tape.spent:
         raise ValueError("tape must be fresh from forward, but backward has spent it: dG stands where the gates were")
     layout, dtype = tape.layout, layer.dtype
-    sizes = _Sizes(layer, layout, tape.unbatched)
+    sizes = Sizes(layer, layout, tape.unbatched)
     D, H = sizes.D, sizes.H
     d = _given_dy(layer, dy, sizes)
-    dh_n, dc_n = _given_state(layer, "dstate", dstate, sizes)
+    dh_n, dc_n = given_state(layer, "dstate", dstate, sizes)
     tape.spent = True
     dh_0, dc_0 = dh_n.copy(), dc_n.copy()  # as rows without any step leave them
     dxs = [sizes.make(layer.input_size, dtype)]
@@ -322,6 +325,8 @@ def backward(layer: Parameterised, tape: Tape, dy: Any, dstate: Any) -> tuple[An
         if not sizes.raw:
             y = tape.outputs[k]
             d = directions.merge_bwd(layer.merge, d, np.zeros(0, dtype) if y is None else y)
+        if tape.traced:
+            tape.dys[k] = d
         if k:
             dxs = [np.empty(sizes.between(x.shape[-1]), dtype) for _ in range(D)]
         else:
@@ -344,7 +349,8 @@ def backward(layer: Parameterised, tape: Tape, dy: Any, dstate: Any) -> tuple[An
             else:  # x was packed on the way
                 views[0][layout.places()] *= factor
         d = views[0]
-    tape.cells.clear()
+    if not tape.traced:
+        tape.cells.clear()
     dx = dxs[0]
     if tape.batch_sizes is not None:
         return PackedSequence(dx, tape.batch_sizes), sizes.squeeze((dh_0, dc_0)), found

@@ -149,6 +149,10 @@ class Parameterised:
         nothing = [] if self.spec.bias else [np.zeros(len(w_hh), w_hh.dtype)] * 2
         return [*self._parameters.values(), *nothing]
 
+    def _named(self, suffix: str) -> dict[str, np.ndarray]:
+        """The parameters of one layer and direction, by their names without suffix."""
+        return {name: self._parameters[name + suffix] for name in self._names}
+
     def _pack(self, way: str, suffix: str) -> Any:
         """The packed weights of one layer and direction; packed anew when a digest tells that parameters changed.
 
@@ -158,7 +162,7 @@ class Parameterised:
         if known is not None and (self._frozen or known[2] is epoch):
             return known[1]
         settled = epoch if self._mapping.alone(n for n in self._parameters if n.endswith(suffix)) else None
-        p = {name: self._parameters[name + suffix] for name in self._names}
+        p = self._named(suffix)
         used = [a for name, a in p.items() if way == "forward" or name not in ("bias_ih", "bias_hh")]
         mark = packing.digest(self._variant, used)
         if known is not None and known[0] == mark:

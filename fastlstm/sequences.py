@@ -45,6 +45,13 @@ class Layout(NamedTuple):
         """Rows over all steps."""
         return self.T * self.B if self.offsets is None else int(self.offsets[-1])
 
+    def lengths(self) -> np.ndarray:
+        """(B,): steps of each row."""
+        lengths = np.full(self.B, self.T)
+        if self.offsets is not None:
+            lengths[self.order] = (np.diff(self.offsets)[:, None] > np.arange(self.B)).sum(axis=0)
+        return lengths
+
     def places(self) -> tuple[np.ndarray, np.ndarray]:
         """Step and row of each row of a packed array."""
         assert self.offsets is not None and self.order is not None

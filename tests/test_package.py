@@ -35,8 +35,10 @@ ALLOWED = {
     "parameterised": {"passes", "runtime", "cell", "checks", "parameters"},
     "sequences": {"passes", "checks"},
     "layer_call": {"parameterised", "sequences", "passes", "plan", "runtime", "directions", "checks"},
+    "trace": {"layer_call", "parameterised", "sequences", "passes", "runtime", "cell", "checks"},
     "layer": {
         "layer_call",
+        "trace",
         "parameterised",
         "sequences",
         "stream",
@@ -49,7 +51,7 @@ ALLOWED = {
     },
     "lstm_cell": {"layer", "passes", "checks"},
     "ahead": {"layer", "runtime", "checks"},
-    "": {"ahead", "layer", "lstm_cell", "sequences", "stream", "passes", "runtime"},
+    "": {"ahead", "layer", "lstm_cell", "sequences", "stream", "trace", "passes", "runtime"},
     "models": SURFACE | {"runtime"},
     "weights": set(),
     # An adapter whose framework wants an operator of its own stands where the layer does, on the passes; never lower.
@@ -156,6 +158,7 @@ def test_public_names() -> None:
         "LSTMCell",
         "PackedSequence",
         "Stream",
+        "Trace",
         "__version__",
         "get_num_threads",
         "set_num_threads",

@@ -8,9 +8,9 @@ four vectors.
 from __future__ import annotations
 
 from fastlstm.kernels.activations import activate, clamp, slope, within
-from fastlstm.runtime.jit import choose, inline
+from fastlstm.runtime.jit import choose, inline, kernel
 from fastlstm.simd.math import sigmoid_below, tanh_ratio
-from fastlstm.simd.vector import fma, lanes, load, splat
+from fastlstm.simd.vector import fma, lanes, load, splat, store
 
 
 def memory_fwd(v, z_i, z_f, z_g, c, peep):
@@ -87,12 +87,35 @@ def memory_plain_bwd(v, i, f, g, dz_o, c_before, dc, peep):
 
 
 @inline
-def inner(v, i, f, g, c_before):
-    """c anew from what the tape keeps of i, f and g."""
+def memory_gates(v, i, f, g):
+    """i, f and g from what the tape keeps of them."""
     if not v.standard:
         i, g = activate(v.gates, clamp(v, i)), activate(v.candidate, clamp(v, g))
         f = 1.0 - i if v.coupled else activate(v.gates, clamp(v, f))
+    return i, f, g
+
+
+@inline
+def inner(v, i, f, g, c_before):
+    """c anew from what the tape keeps of i, f and g."""
+    i, f, g = memory_gates(v, i, f, g)
     return fma(f, c_before, i * g)
+
+
+@kernel
+def open_gates(v, rows, H, gates):
+    """The gates (rows, 4, H) from what the tape keeps of them, in their place."""
+    for row in range(rows):
+        for u in range(0, H, lanes(gates)):
+            at, n = gates + (row * 4 * H + u), H - u
+            i, f, g = memory_gates(v, load(at, n), load(at + H, n), load(at + 2 * H, n))
+            o = load(at + 3 * H, n)
+            if not v.standard:
+                o = activate(v.gates, clamp(v, o))
+            store(at, i, n)
+            store(at + H, f, n)
+            store(at + 2 * H, g, n)
+            store(at + 3 * H, o, n)
 
 
 # --- all other cells --------------------------------------------------------------------------------------------------
@@ -145,8 +168,7 @@ def memory_special_bwd(v, i, f, g, dz_o, c_before, dc, peep):
         slope_i = within(v, i, slope(v.gates, clamp(v, i)))
         slope_f = within(v, f, slope(v.gates, clamp(v, f)))
         slope_g = within(v, g, slope(v.candidate, clamp(v, g)))
-        i, g = activate(v.gates, clamp(v, i)), activate(v.candidate, clamp(v, g))
-        f = 1.0 - i if v.coupled else activate(v.gates, clamp(v, f))
+        i, f, g = memory_gates(v, i, f, g)
     di = dc * g
     if v.coupled:
         dz_i = fma(dc, -c_before, di) * slope_i

@@ -4,12 +4,13 @@ by their place in this file.
 
 from __future__ import annotations
 
+from fastlstm.kernels.gates import open_gates as _open_gates
 from fastlstm.kernels.gemm import SAME
 from fastlstm.kernels.pack import pack_bias, pack_columns, pack_gates
 from fastlstm.passes import backward as _backward
 from fastlstm.passes import forward as _forward
 from fastlstm.passes import step as _step
-from fastlstm.passes.frames import Digest, Forward, PackColumns, PackForward
+from fastlstm.passes.frames import Digest, Forward, OpenGates, PackColumns, PackForward
 from fastlstm.runtime.jit import read
 from fastlstm.runtime.variant import Variant
 from fastlstm.simd.digest import absorb
@@ -63,6 +64,14 @@ def pack_backward(variant: Variant):
     def worker(part, frame):
         f = read(frame, PackColumns)
         pack_columns(pointer(f.w, variant), f.K, f.N, f.N, pointer(f.packed, variant))
+
+    return worker
+
+
+def open_gates(variant: Variant):
+    def worker(part, frame):
+        f = read(frame, OpenGates)
+        _open_gates(variant, f.N, f.H, pointer(f.gates, variant))
 
     return worker
 

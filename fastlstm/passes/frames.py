@@ -201,6 +201,14 @@ class PackColumns(NamedTuple):
     packed: int
 
 
+class OpenGates(NamedTuple):
+    """Arguments of making gates of what a tape keeps of them."""
+
+    N: int
+    H: int
+    gates: int  # (N, 4, H)
+
+
 class Digest(NamedTuple):
     """Arguments of a digest of four arrays; an array of no bytes is left out."""
 
