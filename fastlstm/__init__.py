@@ -4,6 +4,7 @@ Importing compiles nothing; a kernel is compiled when it is first needed, and ke
 """
 
 from fastlstm.ahead import warmup
+from fastlstm.clipping import clip_grad_norm, clip_grad_value
 from fastlstm.layer import LSTM
 from fastlstm.lstm_cell import LSTMCell
 from fastlstm.runtime.threads import get_num_threads, set_num_threads
@@ -20,6 +21,8 @@ __all__ = [
     "Stream",
     "Trace",
     "__version__",
+    "clip_grad_norm",
+    "clip_grad_value",
     "get_num_threads",
     "set_num_threads",
     "warmup",

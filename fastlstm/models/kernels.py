@@ -94,15 +94,3 @@ def rmsprop(p, g, v, mean, m, rate, rho, one_minus_rho, momentum, epsilon):
             m[k] = momentum * m[k] + step
             step = m[k]
         p[k] -= step
-
-
-def square_sum(g):
-    """The sum of squares in float64, in eight running sums that a register holds."""
-    sums = np.zeros(8)
-    whole = g.size // 8 * 8
-    for k in range(0, whole, 8):
-        for j in range(8):
-            sums[j] += np.float64(g[k + j]) * np.float64(g[k + j])
-    for k in range(whole, g.size):
-        sums[0] += np.float64(g[k]) * np.float64(g[k])
-    return sums.sum()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm import checks
+from fastlstm.clipping import square_sum
 from fastlstm.models import kernels, schedules
 from fastlstm.models.schedules import LearningRateSchedule
 
@@ -104,7 +105,7 @@ class Optimizer:
         limit = self.clipnorm or self.global_clipnorm
         if limit:
             for part in segments if self.clipnorm else [slice(None)]:
-                norm = float(np.sqrt(kernels.compiled(kernels.square_sum)(g[part])))
+                norm = math.sqrt(square_sum(g[part]))
                 if norm > limit:
                     g[part] *= g.dtype.type(limit / norm)
 
