@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from fastlstm.passes.frames import ZEROS, Backward, Forward
 from fastlstm.passes.packing import Gradients, Transposed, Weights, frame_of, padded, zeros
 from fastlstm.plan import GFLOPS, Plan
 from fastlstm.runtime.memory import LINE, address, pool
-from fastlstm.runtime.threads import alone, crowded, fan_out, get_num_threads, met, patiently
+from fastlstm.runtime.threads import alone, fan_out, get_num_threads, patiently
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
 from fastlstm.simd.isa import PANEL, PRODUCT_ROWS, target
@@ -91,9 +90,9 @@ class _Meeting:
         """Whether the threads waited for each other in vain."""
         return self._word(self.place + LINE) == 2
 
-    def sleeps(self) -> int:
+    def sleeps(self) -> float:
         """How often a thread slept at a barrier."""
-        return sum(self._word(barrier + 16) for barrier in self.barriers)
+        return math.inf if self.given_up() else sum(self._word(barrier + 16) for barrier in self.barriers)
 
     def call_off(self) -> None:
         """Let all threads end soon, with results that nobody may use."""
@@ -119,14 +118,8 @@ def _run_parts(name: str, variant: Variant, plan: Plan, frames: np.ndarray, cls,
     task, parts = worker(name, variant), plan.parts * len(frames)
     # Two directions are two parts, also where the caller allows one thread.
     allowed = parts == 1 or get_num_threads() > 1
-    meets = plan.parts > 1 and (plan.by_units or name == "backward")
-    if allowed and not (meets and crowded()):
-        began = time.perf_counter()
-        if fan_out(task, parts, address(frames)):
-            if meets:
-                met(time.perf_counter() - began, math.inf if meeting.given_up() else meeting.sleeps())
-            if not meeting.given_up():
-                return
+    if allowed and fan_out(task, parts, address(frames), meeting.sleeps) and not meeting.given_up():
+        return
     frames[:, cls._fields.index("parts")] = 1
     frames[:, cls._fields.index("by_units")] = 0
     alone(task, len(frames), address(frames))

@@ -7,6 +7,7 @@ kept here; Numba's, torch's and NumPy's settings are left alone.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import threading
@@ -16,8 +17,8 @@ from collections.abc import Callable
 from fastlstm.runtime import machine, region, workers
 from fastlstm.runtime.workers import Worker
 
-SLEEP_S = 1e-4  # what a sleep at a barrier means that its thread has waited at the least
-CROWDED = 0.1  # share of a call's time so waited from which on threads are not made to meet for a while
+SLEEP_S = 1e-4  # what a sleep means that its thread has waited at the least
+CROWDED = 0.1  # share of a call's time so waited from which on calls use one thread for a while
 FIRST_WAIT, LONGEST_WAIT_S = 16, 1.0  # that while: so many times the call's time, doubled each time, up to a second
 
 _limit: int | None = None
@@ -26,7 +27,7 @@ _lost = False  # whether this process was forked from one whose threads had been
 _starting = threading.Lock()
 _serialised = threading.Lock()  # the workqueue layer aborts the process when two threads enter it at once
 _busy: list[None] = []  # as many entries as threads that calls use now: a list grows and shrinks in one piece
-_wait_until = 0.0  # when (`time.monotonic`) threads may meet again
+_wait_until = 0.0  # when (`time.monotonic`) calls may use several threads again
 _wait_factor = FIRST_WAIT
 _LOCKS = (_starting, *workers.LOCKS, *machine.LOCKS)  # in the order in which they are taken
 
@@ -96,17 +97,17 @@ def start() -> None:
         _started()
 
 
-def fan_out(task: Worker, parts: int, frame: int) -> bool:
+def fan_out(task: Worker, parts: int, frame: int, sleeps: Callable[[], float] | None = None) -> bool:
     """Run the parts of a call, each on a thread of its own where there are so many; False if there is no region to run
-    them in.
+    them in. `sleeps` tells afterwards how often threads slept while they waited for each other amid the call.
 
     That is so in a child forked after the threads were started, which has none of them; while other Python threads'
-    calls use the processors; and, under the workqueue layer, while one of them is in the region.
+    calls use the processors, or other programs do; and, under the workqueue layer, while one of them is in the region.
     """
     if parts == 1:
         alone(task, 1, frame)
         return True
-    if _lost:
+    if _lost or _crowded():
         return False
     found = _region or _started()
     threads = max(parts, get_num_threads())  # the same for all calls: OpenMP ends threads that a region has no use for
@@ -115,12 +116,14 @@ def fan_out(task: Worker, parts: int, frame: int) -> bool:
     if found.layer == "workqueue" and not _serialised.acquire(blocking=False):
         return False
     _busy.extend([None] * parts)
+    began = time.perf_counter()
     try:
-        found.run(threads, parts, task.address, frame)
+        slept = found.run(threads, parts, task.address, frame)
     finally:
         del _busy[-parts:]
         if found.layer == "workqueue":
             _serialised.release()
+    _met(time.perf_counter() - began, math.inf if slept else sleeps() if sleeps else 0)
     return True
 
 
@@ -175,13 +178,13 @@ def _quietly(event: threading.Event, seconds: float) -> bool:
     return event.is_set()
 
 
-def crowded() -> bool:
-    """Whether calls whose threads meet should use one alone: others kept the processors busy a short while ago."""
+def _crowded() -> bool:
+    """Whether others kept the processors busy a short while ago."""
     return time.monotonic() < _wait_until
 
 
-def met(seconds: float, sleeps: float) -> None:
-    """Take note of a call whose threads met: how long it took, and how often one of them had to sleep."""
+def _met(seconds: float, sleeps: float) -> None:
+    """Take note of how long a call of several threads took, and how often one of them had to sleep."""
     global _wait_until, _wait_factor
     if sleeps * SLEEP_S < CROWDED * seconds:
         _wait_factor = FIRST_WAIT

@@ -5,22 +5,20 @@ Numba has no atomics for the CPU. Counters live in int64 words, `LINE` bytes (`r
 
 from __future__ import annotations
 
-import platform
 import sys
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from fastlstm.runtime import futex
+from fastlstm.runtime.futex import SPINS, has_futex
 from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.isa import target
 from fastlstm.simd.vector import call
 
 I64 = ir.IntType(64)
-SPINS = 4000  # about 100 us of spinning before a waiting thread gives its core to others
 SLEEP_NS = 10_000_000  # the longest sleep
-FUTEX = {"x86_64": 202, "aarch64": 98}  # number of Linux's system call
-FUTEX_WAIT, FUTEX_WAKE = 128, 129  # private to this process
 
 FLUSH = 0x8040  # MXCSR: flush denormal results to zero (bit 15), read denormals as zero (bit 6)
 
@@ -73,13 +71,7 @@ def _yield(builder) -> None:
 
 
 def _futex(builder, address, operation: int, value, timeout) -> None:
-    number = FUTEX[platform.machine()]
-    call(builder, "syscall", I64, [I64(number), address, I64(operation), value, timeout, I64(0), I64(0)])
-
-
-def has_futex() -> bool:
-    """Whether a thread can sleep until another wakes it: on Linux."""
-    return sys.platform == "linux" and platform.machine() in FUTEX
+    call(builder, "syscall", I64, [I64(futex.NUMBER), address, I64(operation), value, timeout, I64(0), I64(0)])
 
 
 # Sleeps, or instants, after which a rendezvous is given up: tens of ms at the least.
@@ -96,7 +88,7 @@ def sleep_while(typingctx, address, value):
         if has_futex():
             time = cgutils.alloca_once(builder, ir.ArrayType(I64, 2))
             builder.store(ir.Constant(ir.ArrayType(I64, 2), [0, SLEEP_NS]), time)
-            _futex(builder, args[0], FUTEX_WAIT, args[1], builder.ptrtoint(time, I64))
+            _futex(builder, args[0], futex.WAIT, args[1], builder.ptrtoint(time, I64))
         else:
             _yield(builder)
         return context.get_dummy_value()
@@ -110,7 +102,7 @@ def wake(typingctx, address):
 
     def codegen(context, builder, sig, args):
         if has_futex():
-            _futex(builder, args[0], FUTEX_WAKE, I64(2**31 - 1), I64(0))
+            _futex(builder, args[0], futex.WAKE, I64(futex.ALL), I64(0))
         return context.get_dummy_value()
 
     return types.none(types.int64), codegen

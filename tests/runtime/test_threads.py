@@ -188,16 +188,37 @@ def test_calls_stay_alone_for_a_while_after_threads_had_to_sleep(monkeypatch: py
     monkeypatch.setattr(threads, "_wait_factor", threads.FIRST_WAIT)
 
     def wait() -> float:
-        threads.met(0.01, 50)
+        threads._met(0.01, 50)
         began = now[0]
-        while threads.crowded():
+        while threads._crowded():
             now[0] += 0.001
         return now[0] - began
 
     assert [round(wait(), 2) for _ in range(5)] == [0.16, 0.32, 0.64, 1.0, 1.0]
-    threads.met(0.01, 1)
-    assert not threads.crowded()
+    threads._met(0.01, 1)
+    assert not threads._crowded()
     assert round(wait(), 2) == 0.16
+
+
+@pytest.mark.parametrize("limit", [{"OMP_THREAD_LIMIT": "1"}, {}])
+def test_threads_that_never_run_are_not_waited_for(limit: dict[str, str]) -> None:
+    """A team smaller than asked for takes parts one after another; threads whose cores are taken away share one."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    script = """
+import os
+import test_threads, fastlstm
+from fastlstm.runtime import threads
+fastlstm.set_num_threads(2)
+first = test_threads.fingerprint()
+for task in os.listdir("/proc/self/task"):
+    os.sched_setaffinity(int(task), {min(os.sched_getaffinity(0))})
+noted, met = [], threads._met
+threads._met = lambda seconds, sleeps: noted.append(sleeps) or met(seconds, sleeps)
+print(first == test_threads.fingerprint(), max(noted) > 0)
+"""
+    fastlstm.set_num_threads(1)
+    assert python(script, NUMBA_THREADING_LAYER="omp", NUMBA_NUM_THREADS="2", **limit) == ["True", "True"]
 
 
 def test_a_call_beside_others_stays_on_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
