@@ -213,7 +213,7 @@ fastlstm.set_num_threads(2)
 first = test_threads.fingerprint()
 for task in os.listdir("/proc/self/task"):
     os.sched_setaffinity(int(task), {min(os.sched_getaffinity(0))})
-noted, met = [], threads._met
+threads._wait_until, noted, met = 0.0, [], threads._met
 threads._met = lambda seconds, sleeps: noted.append(sleeps) or met(seconds, sleeps)
 print(first == test_threads.fingerprint(), max(noted) > 0)
 """
