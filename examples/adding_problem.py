@@ -37,10 +37,11 @@ def remember(layer, length, rng):
 
 
 def gradient_norms(model, x, y):
-    """The norm over the batch of the gradient that reaches the input of each step."""
-    passed = model.forward(np.ascontiguousarray(x.swapaxes(0, 1)), training=True)
-    dx = model.backward(2 * (passed.y - y[:, None]) / len(y), passed)
-    return np.sqrt((dx.astype(np.float64) ** 2).sum(axis=(1, 2)))
+    """The norm over the batch of the gradient that reaches h of each step."""
+    layer, weight = model.layers[0].core(), model.layers[1].get_weights()[0]
+    dh = 2 * (model.predict(x, verbose=0) - y[:, None]) / len(y) @ weight.T
+    (trace,) = layer.trace(x.swapaxes(0, 1), dstate=(dh[None], np.zeros_like(dh[None])))
+    return trace.gradient_norm()
 
 
 def main():
@@ -58,7 +59,7 @@ def main():
     model.build()
     remember(model.layers[0], args.length, rng)
     x_test, y_test = batch(np.random.default_rng(99), args.length, 256)
-    norms = {"before": gradient_norms(model, x_test, y_test)}
+    norms = {"before training": gradient_norms(model, x_test, y_test)}
     began, step = time.perf_counter(), 0
     for length in [n for n in (50, 150, 400) if n < args.length] + [args.length]:
         x, y = batch(np.random.default_rng(98), length, 256)
@@ -72,18 +73,12 @@ def main():
                 break
     error = model.evaluate(x_test, y_test, batch_size=128)
     print(f"test: mean squared error {error:.5f} at {args.length} steps ({'solved' if error < 0.01 else 'not solved'})")
-    norms["after"] = gradient_norms(model, x_test, y_test)
+    norms["after training"] = gradient_norms(model, x_test, y_test)
 
     if args.plot:
-        from matplotlib.figure import Figure
+        from fastlstm.inspect import plot_gradient_norm
 
-        figure = Figure(figsize=(8, 4), layout="constrained")
-        axes = figure.subplots()
-        for label, values in norms.items():
-            axes.semilogy(values, label=f"{label} training")
-        axes.set(xlabel="step", ylabel="norm of the loss's gradient by x")
-        axes.legend()
-        figure.savefig(args.plot)
+        plot_gradient_norm(norms).savefig(args.plot)
 
 
 if __name__ == "__main__":

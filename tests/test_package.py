@@ -37,6 +37,7 @@ ALLOWED = {
     "sequences": {"passes", "checks"},
     "layer_call": {"parameterised", "sequences", "passes", "plan", "runtime", "directions", "checks"},
     "trace": {"layer_call", "parameterised", "sequences", "passes", "runtime", "cell", "checks"},
+    "inspect": {"checks", "trace"},
     "layer": {
         "layer_call",
         "trace",
@@ -65,7 +66,7 @@ LATE = {("runtime/compiling.py", "passes")}
 OTHERS = {
     "llvmlite": {"simd", "runtime"},
     "numba": {"simd", "runtime", "models/kernels.py"},
-    "matplotlib": {"models"},
+    "matplotlib": {"models", "inspect"},
     "safetensors": {"models", "weights"},
     **{adapter: {adapter} for adapter in ADAPTERS},
     "torch": {"torch", "weights", "keras"},
