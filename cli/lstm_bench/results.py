@@ -160,5 +160,5 @@ def load(path: str | Path) -> Document:
         body["cores"] = {int(threads): pinned for threads, pinned in body.get("cores", {}).items()}
         body["limits"] = [Limits.from_json(item) for item in body.get("limits", [])]
         return Document(**body)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ResultError(f"{path} is a result of lstm-bench with a part missing or misshapen: {error!r}") from None

@@ -53,6 +53,16 @@ def test_other_files_are_told_apart(tmp_path, text, told):
     assert told in str(caught.value)
 
 
+def test_a_number_beyond_all_floats_is_told(tmp_path):
+    """JSON has whole numbers of any size."""
+    path = tmp_path / "r.json"
+    data = document(measured("fastlstm", 1e-3)).to_json()
+    data["measurements"][0]["peak_gflops"] = {1: 10**400}
+    path.write_text(json.dumps(data))
+    with pytest.raises(ResultError, match="misshapen"):
+        results.load(path)
+
+
 def test_unreadable_files_are_told(tmp_path):
     with pytest.raises(ResultError, match="cannot be read: No such file"):
         results.load(tmp_path / "nothing.json")
