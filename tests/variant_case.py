@@ -25,10 +25,10 @@ def options_of(spec: CellSpec) -> dict[str, Any]:
     return found
 
 
-def layer_of(case: Case) -> fastlstm.LSTM:
-    """A layer with the case's parameters."""
+def layer_of(case: Case, **more: Any) -> fastlstm.LSTM:
+    """A layer with the case's parameters, and more options."""
     _, _, I, H = case.sizes
-    options = options_of(case.spec) | {"seed": case.seed}
+    options = options_of(case.spec) | {"seed": case.seed} | more
     bias, proj_size = options.pop("bias"), options.pop("proj_size")
     if "recurrent" in case.masks:
         options["recurrent_dropout"] = RATES["recurrent_dropout"]
