@@ -7,7 +7,6 @@ so that one layer serves many threads at once.
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from typing import Any
 
@@ -15,16 +14,12 @@ import numpy as np
 
 from fastlstm import checks, directions
 from fastlstm.cell import CellSpec
+from fastlstm.inference import Inference
 from fastlstm.layer_call import State, Tape, backward, forward
-from fastlstm.parameterised import Parameterised
-from fastlstm.passes.short import Shape, ShortBackward, ShortForward
-from fastlstm.plan import Plan, plan_backward, plan_forward
-from fastlstm.runtime.threads import get_num_threads
-from fastlstm.stream import Stream
+from fastlstm.passes.short import ShortBackward, ShortForward
+from fastlstm.quantized import QuantizedLSTM
 from fastlstm.trace import Trace, trace
 
-SHORT_FLOPS = 3e8  # of a layer: a call that computes more gains less than 2 % by being prepared
-SHORT_SHAPES = 8  # for which calls are kept prepared
 CELL_OPTIONS = [name for name in inspect.signature(CellSpec).parameters if name not in ("bias", "proj_size")]
 SHOWN = {  # options of the constructor that its repr shows where they are not these
     "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False, "proj_size": 0,
@@ -32,7 +27,7 @@ SHOWN = {  # options of the constructor that its repr shows where they are not t
 }  # fmt: skip
 
 
-class LSTM(Parameterised):
+class LSTM(Inference):
     """A long short-term memory layer, as `torch.nn.LSTM`.
 
     For every step t, with the gates i, f, g, o, the cell state c, the output h and the logistic sigmoid s::
@@ -153,7 +148,6 @@ class LSTM(Parameterised):
         super().__init__(
             spec, inputs, self.hidden_size, self.directions, self.dtype, random, float(forget_bias)
         )  # fmt: skip
-        self._short: dict[tuple[bool, tuple[int, ...]], ShortForward] = {}  # by training, and the shape of x
 
     def __repr__(self) -> str:
         """The constructor's call."""
@@ -169,48 +163,7 @@ class LSTM(Parameterised):
                 options.append(f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(options)})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes: nothing that was derived or prepared."""
-        return super().__getstate__() | {"_short": {}}
-
     # --- calls --------------------------------------------------------------------------------------------------------
-
-    def __call__(
-        self, x: Any, state: tuple[Any, Any] | None = None, *, lengths: Any = None, reset: Any = None
-    ) -> tuple[Any, State]:
-        """Run the layer for inference: nothing is kept, and no dropout acts.
-
-        Parameters
-        ----------
-        x
-            (T, B, I), or (B, T, I) if `batch_first`, or (T, I) for a single sequence; of the layer's dtype, T at
-            least 1. Or a `PackedSequence`.
-        state
-            (h_0, c_0), (D*L, B, P) and (D*L, B, H), without B for a single sequence; zeros if None.
-        lengths
-            (B,), integers between 0 and T: rows end after so many steps. Nothing is computed for what follows, y is 0
-            there, and the reverse direction starts at each row's end. A row of length 0 hands on its initial state.
-        reset
-            Boolean, in the shape of x without its last axis; or a pair of that and a state. Where it is true, a new
-            sequence begins at that step of that row: before it the state goes to zeros, or to the values given. The
-            reverse direction is cut at the same place.
-
-        Returns
-        -------
-        y
-            (T, B, D*P), or (B, T, D*P), or (T, D*P): h of the last layer at each step; D*P is P where the directions
-            are merged. A pair if `merge` is `"none"`, a `PackedSequence` if x was one.
-        (h_n, c_n)
-            The state after each row's last step, shaped as `state`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            An argument of the wrong type, dtype or shape; the message names it.
-        """
-        if lengths is None and reset is None and (short := self._prepared(x, state, False)) is not None:
-            return short(x, state, self._mapping.epoch)
-        return forward(self, x, state, lengths, reset, None)
 
     def forward(
         self, x: Any, state: tuple[Any, Any] | None = None, *, lengths: Any = None, reset: Any = None
@@ -312,52 +265,33 @@ class LSTM(Parameterised):
         """
         return trace(self, x, state, lengths, reset, dy, dstate)
 
-    def stream(self, batch_size: int = 1) -> Stream:
-        """A stream of single steps through this layer's parameters as they are now.
+    def quantize(self, weights: str = "int8") -> QuantizedLSTM:
+        """A layer for inference alone whose matrices are stored in fewer bits; this one is left as it is.
+
+        Products are computed in float32 all the same, so what is lost is what rounding the weights loses. A call of few
+        rows takes less time where reading the weights is what it waits for.
 
         Parameters
         ----------
-        batch_size
-            Rows B of each step.
+        weights
+            `"int8"`: integers between -127 and 127, to each row of a matrix a scale, its largest magnitude over 127.
+            `"bfloat16"`: the upper halves of float32, rounded to nearest, ties to even; a NaN stays one, and what is
+            beyond bfloat16's range becomes infinite. Biases and peepholes stay float32.
+
+        Returns
+        -------
+        QuantizedLSTM
+            With this layer's options, and its parameters as they are now.
 
         Raises
         ------
+        TypeError
+            The layer's dtype is not float32.
         ValueError
-            For a bidirectional or reverse layer: that direction begins at the last step, which a stream has not seen.
+            Another `weights`; a cell whose units need all others of their row (`layer_norm`, `proj_size`,
+            `peephole="full"`); for int8, a weight that is not finite.
         """
-        if self.bidirectional or self.reverse:
-            name = "bidirectional" if self.bidirectional else "reverse"
-            raise ValueError(
-                f"stream: {name} must be False, since the reverse direction begins at a last step "
-                "that a stream has not seen"
-            )
-        B = checks.size("batch_size", batch_size)
-        return Stream(
-            self._variant,
-            [self._pack("forward", suffixes[0]) for suffixes in self._suffixes],
-            (self.input_size, self.hidden_size, self.output_size, B),
-            self.dtype,
-            self.spec.zoneout,
-        )
-
-    def plan(self, T: int, B: int, training: bool = False, layer: int = 0) -> Plan:
-        """How a call over T steps of B rows is cut: one layer's plan, forward or, if `training`, backward."""
-        T, B = checks.size("T", T), checks.size("B", B)
-        D, P = self.directions, self.output_size
-        I = self.input_size if layer == 0 else directions.size(self.merge, D, P)
-        sizes, whole = (T, B, I, self.hidden_size, D, self.dtype, get_num_threads()), self._variant.whole
-        if training:
-            return plan_backward(*sizes, whole)
-        return plan_forward(*sizes, (not self.batch_first or B == 1) and not self._variant.normed, whole)
-
-    def _prepared(self, x: Any, state: Any, training: bool) -> ShortForward | None:
-        """The prepared call for arguments as they mostly are, if it is short; None for the long way."""
-        if type(x) is not np.ndarray:
-            return None
-        short = self._short.get((training, x.shape))
-        if short is None or short.stale():
-            short = self._prepare(training, x.shape)
-        return short if short is not None and short.takes(x, state) else None
+        return QuantizedLSTM(self, weights)
 
     def _record(
         self, short: ShortForward, x: np.ndarray, state: State | None, unbatched: bool
@@ -367,35 +301,3 @@ class LSTM(Parameterised):
         y, state_n, recorded = short.record(x, state, self._mapping.epoch)
         tape.take(recorded, unbatched, self._variant)
         return y, state_n, tape
-
-    def _prepare_step(self, training: bool, shape: tuple[int, ...]) -> ShortForward | None:
-        """Prepare calls of one step with an x (B, I) or (I,) and states without an axis of layers, as a cell's."""
-        I, H, rows = self.input_size, self.hidden_size, shape[:-1]
-        if self._variant.special or len(shape) not in (1, 2) or shape[-1] != I or 0 in shape:
-            return None
-        state, variant = (*rows, H), self._variant._replace(training=training)
-        told = Shape(shape, state, state, 1, math.prod(rows), I, H, 1, 1, False, self.dtype, variant)
-        return ShortForward(told, self._bind, self._lie) if ShortForward.fits(told) else None
-
-    def _prepare(self, training: bool, shape: tuple[int, ...]) -> ShortForward | None:
-        """Prepare calls with an x of a shape, if such calls are short, and the cell is plain."""
-        I, H, L, D = self.input_size, self.hidden_size, self.num_layers, self.directions
-        drawn = training and (self.input_dropout or self.spec.recurrent_dropout)
-        if self._variant.special or self.reverse or self.merge != "concat" or drawn:
-            return None
-        if len(shape) not in (2, 3) or shape[-1] != I:
-            return None
-        unbatched = len(shape) == 2
-        first = self.batch_first and not unbatched
-        T, B = (shape[0], 1) if unbatched else shape[1::-1] if first else shape[:2]
-        if not 0 < 8.0 * H * (I + H) * T * B * D <= SHORT_FLOPS:
-            return None
-        state = (D * L, H) if unbatched else (D * L, B, H)
-        variant = self._variant._replace(training=training)
-        told = Shape(shape, (*shape[:-1], D * H), state, T, B, I, H, L, D, first, self.dtype, variant)
-        if not ShortForward.fits(told):
-            return None
-        if len(self._short) >= SHORT_SHAPES:
-            self._short.pop(next(iter(self._short)), None)
-        self._short[training, shape] = found = ShortForward(told, self._bind, self._lie)
-        return found

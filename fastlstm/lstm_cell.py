@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fastlstm import checks
-from fastlstm.layer import LSTM, SHORT_SHAPES, State, Tape
+from fastlstm.inference import SHORT_SHAPES
+from fastlstm.layer import LSTM, State, Tape
 from fastlstm.passes.short import ShortForward
 
 SUFFIX = "_l0"  # what the layer's names have more than the cell's

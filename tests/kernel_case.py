@@ -89,6 +89,27 @@ def run_tile(v, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start
 
 
 @compiled
+def run_stored_tile(v, stored, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row):
+    """As `run_tile`, with a B that is stored as the elements of the array `stored`."""
+    to = pointer(b, stored)
+    tile(
+        rows,
+        vectors,
+        depth,
+        pointer(a, v),
+        a_row,
+        a_step,
+        to,
+        b_panel,
+        pointer(start, v),
+        start_row,
+        pointer(c, v),
+        c_row,
+        to,
+    )
+
+
+@compiled
 def run_lying_tile(v, rows, vectors, depth, a, a_row, a_step, b, b_row, start, start_row, c, c_row):
     to = pointer(c, v)
     lying_tile(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.cell import CellSpec
-from fastlstm.passes.frames import ZEROS, Backward, Forward
+from fastlstm.passes.frames import ZEROS, Backward, Forward, block_elements
 from fastlstm.passes.packing import Gradients, Transposed, Weights, frame_of, padded, zeros
 from fastlstm.plan import GFLOPS, Plan
 from fastlstm.runtime.memory import LINE, address, pool
@@ -205,7 +205,7 @@ def forward(
     h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
     vectors = PANEL * lanes
     panels = -(-H // lanes)
-    z = target().block_rows * vectors
+    z = block_elements(variant.scaled, lanes)
     if whole:
         z = vectors + target().whole_rows * (panels * vectors * (2 if variant.normed else 1) + c_row)
     scratch = z + plan.chunk * B * -(-panels // (plan.parts if plan.by_units else 1)) * vectors
@@ -363,7 +363,7 @@ class StepCall:
         (I, H, P, B), item, L = sizes, dtype.itemsize, len(packs)
         room, lanes = padded(max(I, P), dtype), target().lanes(dtype)
         h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
-        scratch = target().block_rows * PANEL * lanes
+        scratch = block_elements(variant.scaled, lanes)
         if variant.whole:
             row = padded(H, dtype) * PANEL * (2 if variant.normed else 1) + c_row
             scratch = PANEL * lanes + target().whole_rows * row

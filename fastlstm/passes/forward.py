@@ -10,13 +10,14 @@ ways: bias, x_0 .. x_{I-1}, h_0 .. h_{H-1}.
 from __future__ import annotations
 
 from fastlstm.kernels.gemm import BLOCK_ROWS, FULL, NEXT, SAME, cut, gemm
-from fastlstm.passes.forward_step import step_by_panel
+from fastlstm.passes.forward_step import first_of_sums, scale_x, step_by_panel
 from fastlstm.passes.forward_whole import WHOLE_ROWS, step_by_row
 from fastlstm.passes.frames import Forward
 from fastlstm.passes.rows import at, first, lot_of, place, reset_at, rows_at, step_of, taped
 from fastlstm.runtime.jit import choose, inline, kernel, read
 from fastlstm.runtime.memory import LINE
 from fastlstm.simd.atomic import barrier, called_off, flush_denormals, rendezvous, restore_mode
+from fastlstm.simd.stored import weights_pointer
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import lanes, load, pointer, store
 
@@ -48,13 +49,15 @@ def project(v, frame, panel, panel_end, t, steps, z):
     row = (panel_end - panel) * width
     blocks = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
     for p in range(panel, panel_end):
-        weights = pointer(f.weights, v) + p * (f.I + f.P) * width
-        bias = pointer(f.bias, v) + p * width
+        weights = weights_pointer(f.weights, v) + p * (f.I + f.P) * width
+        bias = first_of_sums(v, f, p)
         for block in range(blocks):
             r = cut(rows, blocks, block)
             count = cut(rows, blocks, block + 1) - r
             to = z + (r * row + (p - panel) * width)
             gemm(count, FULL, f.I, x + r * f.x_row, f.x_row, NEXT, weights, SAME, bias, SAME, to, row)
+            if v.scaled:
+                scale_x(v, frame, count, p, FULL, to, row)
 
 
 @kernel

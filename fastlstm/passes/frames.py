@@ -33,8 +33,8 @@ class Forward(NamedTuple):
     x: int  # (T, B, I), last axis contiguous
     x_step: int
     x_row: int
-    weights: int  # [panel][I + P][gate][lane]
-    bias: int  # [panel][gate][lane]
+    weights: int  # [panel][I + P][gate][lane], as the variant stores it (`simd.stored`)
+    bias: int  # [panel][gate][lane]; scaled: `ZEROS` vectors of zeros, then bias, scales of W and of R, each so
     h_0: int  # (B, P)
     c_0: int  # (B, H)
     y: int  # (T, B, P), last axis contiguous
@@ -270,6 +270,11 @@ class StepBackward(NamedTuple):
     dw_ih: int  # (4H, I)
     dw_hh: int  # (4H, H)
     db: int  # (4H,)
+
+
+def block_elements(scaled: bool, lanes: int) -> int:
+    """Elements of scratch for z of a block of rows and a panel; of scaled weights a second sum."""
+    return (1 + scaled) * target().block_rows * PANEL * lanes
 
 
 def forward_workspace(B: int, lanes: int) -> int:

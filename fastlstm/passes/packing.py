@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.cell import CellSpec
-from fastlstm.passes.frames import Digest, PackColumns, PackForward
+from fastlstm.passes.frames import ZEROS, Digest, PackColumns, PackForward
+from fastlstm.rounding import Rounded
 from fastlstm.runtime.memory import address, aligned
 from fastlstm.runtime.variant import Function, Variant
 from fastlstm.runtime.workers import worker
@@ -121,13 +122,23 @@ def _some_gates(array: np.ndarray, gates: tuple[str, ...]) -> np.ndarray:
 
 def _gate_panels(array: np.ndarray) -> np.ndarray:
     """(4H,) or (4H, K) as [panel][gate][lane] or [panel][k][gate][lane]."""
-    H, dtype = len(array) // 4, array.dtype
-    lanes, flat = target().lanes(dtype), array.reshape(4 * H, -1)
-    whole = np.zeros((4, padded(H, dtype), flat.shape[1]), dtype)
-    whole[:, :H] = flat.reshape(4, H, -1)
-    packed = aligned(whole.size, dtype)
-    packed[...] = whole.reshape(4, -1, lanes, flat.shape[1]).transpose(1, 3, 0, 2).ravel()
+    return _aligned(_by_gates(array, target().lanes(array.dtype)).transpose(1, 3, 0, 2))
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """A flat copy that begins a cache line."""
+    packed = aligned(array.size, array.dtype)
+    packed[...] = array.ravel()
     return packed
+
+
+def _by_gates(array: np.ndarray, lanes: int) -> np.ndarray:
+    """(4H,) or (4H, K) as [gate][panel][lane][k], with zeros for units beyond the last."""
+    H = len(array) // 4
+    flat = array.reshape(4 * H, -1)
+    whole = np.zeros((4, -(-H // lanes) * lanes, flat.shape[1]), array.dtype)
+    whole[:, :H] = flat.reshape(4, H, -1)
+    return whole.reshape(4, -1, lanes, flat.shape[1])
 
 
 def _columns(variant: Variant, w: np.ndarray) -> np.ndarray:
@@ -177,6 +188,23 @@ def pack_forward(spec: CellSpec, variant: Variant, p: Params) -> Weights:
             gain_c=p["weight_ln_c"].copy(),
             shift_c=p["bias_ln_c"].copy() if spec.bias else np.zeros(H, dtype),
         )
+    return packed
+
+
+def pack_rounded(spec: CellSpec, variant: Variant, p: Params, w_ih: Rounded, w_hh: Rounded) -> Weights:
+    """Pack the same with matrices that were rounded to fewer bits, of a cell whose units need nothing of each other."""
+    dtype, gates = np.dtype(variant.dtype), spec.gates
+    lanes = target().lanes(dtype)
+    codes = _all_gates(np.concatenate([w_ih.codes, w_hh.codes], axis=1), gates)
+    panels = _by_gates(codes, lanes).transpose(1, 3, 0, 2)
+    if codes.dtype != np.int8:  # two vectors lie interleaved
+        panels = panels.reshape(*panels.shape[:2], 2, 2, lanes).swapaxes(3, 4)
+    rows = [_all_gates(p["bias_ih"] + p["bias_hh"], gates) if spec.bias else np.zeros(len(codes), dtype)]
+    rows += [_all_gates(w.scales, gates) for w in (w_ih, w_hh) if w.scales is not None]
+    head = [np.zeros(ZEROS * lanes, dtype)] if variant.scaled else []
+    packed = Weights(_aligned(panels), _aligned(np.concatenate(head + [_gate_panels(row) for row in rows])))
+    if spec.peephole == "diagonal":
+        packed = packed._replace(peep=_gate_panels(_all_gates(p["weight_ch"], spec.peephole_gates)))
     return packed
 
 

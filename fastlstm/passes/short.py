@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.passes.calls import PAD
-from fastlstm.passes.frames import ROWS, Forward
+from fastlstm.passes.frames import ROWS, Forward, block_elements
 from fastlstm.passes.packing import Weights, padded
 from fastlstm.passes.short_step import Seat, ShortBackward, ShortStep, is_plain, is_plain_pair
 from fastlstm.plan import GFLOPS, REGION_US, Plan, plan_forward
@@ -76,12 +76,15 @@ class Shape(NamedTuple):
         T, B, H, D, threads = self.T, self.B, self.H, self.directions, self.threads() or 1
         return [plan_forward(T, B, self.width(k), H, D, self.dtype, threads, self.even(k)) for k in range(self.layers)]
 
-    def workspace(self, layer: int, plan: Plan) -> tuple[int, int, int]:
-        """Of one direction of a layer: elements before a row's h for its x, of such a row, and of a part's scratch."""
+    def workspace(self, layer: int, plan: Plan) -> tuple[int, int, int, int]:
+        """Of one direction of a layer: elements before a row's h for its x, of such a row, of a part's scratch, and
+        where in it W x begins.
+        """
         units, lanes = padded(self.H, self.dtype), target().lanes(self.dtype)
         room = 0 if plan.chunk else padded(self.width(layer), self.dtype)
-        scratch = (target().block_rows + plan.chunk * self.B * (units // lanes)) * PANEL * lanes
-        return room, room + units + PAD, scratch
+        projected = block_elements(self.variant.scaled, lanes)
+        scratch = projected + plan.chunk * self.B * (units // lanes) * PANEL * lanes
+        return room, room + units + PAD, scratch, projected
 
 
 class ShortForward:
@@ -119,7 +122,7 @@ class ShortForward:
             return False
         plans, elements = shape.plans(), 0
         for k, plan in enumerate(plans):
-            _, row, scratch = shape.workspace(k, plan)
+            _, row, scratch, _ = shape.workspace(k, plan)
             elements += shape.directions * (3 * shape.B * row + plan.parts * scratch + shape.T * shape.B * shape.H)
         return elements * shape.dtype.itemsize <= WORKSPACE and not any(plan.by_units for plan in plans)
 
@@ -130,7 +133,7 @@ class ShortForward:
         between = [aligned(s.T * s.B * s.directions * s.H, dtype) for _ in range(s.layers - 1)]
         for k, plan in enumerate(self._plans):
             I = s.width(k)
-            room, h_row, scratch = s.workspace(k, plan)
+            room, h_row, scratch, projected = s.workspace(k, plan)
             x_step, x_row = s.strides(I, outside=k == 0)
             y_step, y_row = s.strides(s.directions * s.H, outside=k == s.layers - 1)
             if s.B == 1:
@@ -145,7 +148,7 @@ class ShortForward:
                     "y": address(between[k]) + d * s.H * dtype.itemsize if k < s.layers - 1 else 0,
                     "y_step": y_step, "y_row": y_row, "h_row": h_row, "c_row": h_row, "h": base + room * dtype.itemsize,
                     "c": base + 2 * s.B * h_row * dtype.itemsize, "scratch": base + 3 * s.B * h_row * dtype.itemsize,
-                    "scratch_part": scratch, "projected": target().block_rows * PANEL * target().lanes(dtype),
+                    "scratch_part": scratch, "projected": projected,
                     "parties": s.directions * plan.parts,
                 }  # fmt: skip
                 frames.append([values[name] for name in Forward._fields])

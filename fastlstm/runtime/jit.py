@@ -41,7 +41,7 @@ class ConstantType(types.Type):
     def __init__(self, value: Any) -> None:
         self.value = value
         if isinstance(value, Variant):
-            self.dtype = getattr(types, value.dtype)
+            self.dtype, self.stored = getattr(types, value.dtype), getattr(types, value.stored)
         super().__init__(name=f"{type(value).__name__}{tuple(value)}")
 
 

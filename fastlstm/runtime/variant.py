@@ -39,6 +39,7 @@ class Variant(NamedTuple):
     masked: bool = False  # recurrent dropout: h is multiplied by a mask on its way into the gates
     zoned_c: bool = False  # zoneout of c
     zoned_h: bool = False  # and of h
+    weights: str = ""  # how packed weights are stored: as `dtype`, or "int8" or "bfloat16"; inference alone
 
     @property
     def whole(self) -> bool:
@@ -49,6 +50,16 @@ class Variant(NamedTuple):
     def keeps(self) -> bool:
         """Whether the tape keeps h as it went into the gates: the plain cell in a dense call finds it anew."""
         return self.ragged or self.special
+
+    @property
+    def scaled(self) -> bool:
+        """Whether sums over packed weights are to be multiplied by the scales of the units' gates."""
+        return self.weights == "int8"
+
+    @property
+    def stored(self) -> str:
+        """The dtype that packed weights are stored as; `uint16` stands for bfloat16."""
+        return {"": self.dtype, "int8": "int8", "bfloat16": "uint16"}[self.weights]
 
     @property
     def holds(self) -> bool:

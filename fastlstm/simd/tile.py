@@ -5,7 +5,8 @@
 Every element has one accumulator and adds its products in the order of k, whatever the tile: that is why a result
 has the same bits in any batch and at any thread count. A is addressed by two strides (row and step of k), so that
 one tile serves x W, dG W and x^T dG. B is packed: the vectors of one k lie side by side; a wide tile for few rows
-takes several panels of four vectors at once.
+takes several panels of four vectors at once. B may be stored in fewer bits, which widen as they are loaded
+(`simd.stored`).
 
 On AVX-512 the loop of the 6 x 4 tile is 24 FMAs, 4 loads and 6 broadcasts a step of k, without a spill, at 97 % of
 the FMA peak from L1. A 12 x 2 tile spills the row addresses, 7 x 4 the accumulators.
@@ -18,6 +19,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from fastlstm.simd.isa import PANEL, target
+from fastlstm.simd.stored import b_vector
 from fastlstm.simd.vector import BYTE, I32, advance, call, element, fma_value, splat_value, typed, vector, width
 
 I64 = ir.IntType(64)
@@ -33,11 +35,14 @@ def shapes() -> list[tuple[int, int]]:
     return narrow + wide
 
 
-def tile_function(module: ir.Module, dtype: types.Type, rows: int, vectors: int, lying: bool = False) -> ir.Function:
-    """The LLVM function of one tile shape; strides are in bytes. `lying`: B is no panel but a matrix as it lies, and
-    one more argument tells how far apart its rows are; a constant where it is a panel, which is up to 4 % faster.
+def tile_function(
+    module: ir.Module, dtype: types.Type, stored: types.Type, rows: int, vectors: int, lying: bool = False
+) -> ir.Function:
+    """The LLVM function of one tile shape, of a B that is stored so; strides are in bytes. `lying`: B is no panel but a
+    matrix as it lies, and one more argument tells how far apart its rows are; a constant where it is a panel, which is
+    up to 4 % faster.
     """
-    name = f"fastlstm_tile_f{dtype.bitwidth}_{rows}x{vectors}{'_lying' * lying}"
+    name = f"fastlstm_tile_{dtype}_{stored}_{rows}x{vectors}{'_lying' * lying}"
     if name in module.globals:
         return module.globals[name]
     arguments = [I64, ADDRESS, I64, I64, ADDRESS, I64, ADDRESS, I64, ADDRESS, I64, ADDRESS, *[I64] * lying]
@@ -46,7 +51,8 @@ def tile_function(module: ir.Module, dtype: types.Type, rows: int, vectors: int,
     fn.attributes.add("noinline")
     depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row, ahead = fn.args[:11]
     size = target().bits // 8
-    step = fn.args[11] if lying else I64(min(vectors, PANEL) * size)  # bytes of one k in a panel
+    packed = size * stored.bitwidth // dtype.bitwidth  # bytes of a vector of B
+    step = fn.args[11] if lying else I64(min(vectors, PANEL) * packed)  # bytes of one k in a panel
     vec = vector(dtype)
     entry, loop, done = (fn.append_basic_block(n) for n in ("entry", "loop", "done"))
 
@@ -75,9 +81,10 @@ def tile_function(module: ir.Module, dtype: types.Type, rows: int, vectors: int,
     left, a_offset, b_offset, line = (builder.phi(I64) for _ in range(4))
     acc = [[builder.phi(vec) for _ in range(vectors)] for _ in range(rows)]
 
-    def b_vector(v):
-        panel = advance(builder, panels[v // PANEL], b_offset)
-        return load(builder, advance(builder, panel, I64(v % PANEL * size)), vec, align)
+    at_k = [advance(builder, panel, b_offset) for panel in panels]
+
+    def column(v):
+        return b_vector(builder, dtype, stored, at_k[v // PANEL], v % PANEL)
 
     def scalar(r):
         value = load(builder, advance(builder, a_rows[r], a_offset), element(dtype), align)
@@ -95,11 +102,11 @@ def tile_function(module: ir.Module, dtype: types.Type, rows: int, vectors: int,
         scalars = [scalar(r) for r in range(rows)]
         columns = []
         for v in range(vectors):
-            b_here = b_vector(v)
+            b_here = column(v)
             columns.append([fma_value(builder, dtype, scalars[r], b_here, acc[r][v]) for r in range(rows)])
         after = [list(row) for row in zip(*columns, strict=True)]
     else:
-        row_of_b = [b_vector(v) for v in range(vectors)]
+        row_of_b = [column(v) for v in range(vectors)]
         after = []
         for r in range(rows):
             a_here = scalar(r)
@@ -109,7 +116,7 @@ def tile_function(module: ir.Module, dtype: types.Type, rows: int, vectors: int,
         (left, depth, fewer),
         (a_offset, I64(0), builder.add(a_offset, a_step)),
         (b_offset, I64(0), builder.add(b_offset, step)),
-        (line, I64(0), builder.add(line, I64(64))),
+        (line, I64(0), builder.add(line, I64(64 * stored.bitwidth // dtype.bitwidth))),
         *((acc[r][v], first[r][v], after[r][v]) for r in range(rows) for v in range(vectors)),
     ):
         phi.add_incoming(initial, entry)
@@ -130,24 +137,23 @@ def tile(typingctx, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, s
     """Run the tile of `rows` x `vectors` over `depth` >= 1 steps of k; strides are in elements, and `ahead` is
     prefetched.
     """
-    dtype = c.dtype
+    dtype, stored = c.dtype, b.dtype
     ints, p = types.intp, c
-    sig = types.none(ints, ints, ints, p, ints, ints, p, ints, p, ints, p, ints, p)
+    sig = types.none(ints, ints, ints, p, ints, ints, b, ints, p, ints, p, ints, b)
 
     def codegen(context, builder, sig, args):
         rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row, ahead = args
         size = I64(dtype.bitwidth // 8)
-        a_row, a_step, b_panel, start_row, c_row = (
-            builder.mul(s, size) for s in (a_row, a_step, b_panel, start_row, c_row)
-        )
+        a_row, a_step, start_row, c_row = (builder.mul(s, size) for s in (a_row, a_step, start_row, c_row))
+        b_panel = builder.mul(b_panel, I64(stored.bitwidth // 8))
         end = builder.append_basic_block("tile.end")
         switch = builder.switch(builder.add(builder.mul(rows, I64(64)), vectors), end)
-        for r, v in shapes():
+        for r, v in shapes() if stored == dtype else whole_panels():
             block = builder.append_basic_block(f"tile.{r}x{v}")
             switch.add_case(I64(64 * r + v), block)
             with builder.goto_block(block):
                 builder.call(
-                    tile_function(builder.module, dtype, r, v),
+                    tile_function(builder.module, dtype, stored, r, v),
                     [depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row, ahead],
                 )
                 builder.branch(end)
@@ -155,6 +161,11 @@ def tile(typingctx, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, s
         return context.get_dummy_value()
 
     return sig, codegen
+
+
+def whole_panels() -> list[tuple[int, int]]:
+    """The tiles (rows, vectors) of a B in fewer bits."""
+    return [(rows, vectors) for rows, vectors in shapes() if vectors % PANEL == 0]
 
 
 def lying_shapes() -> list[tuple[int, int]]:
@@ -182,7 +193,7 @@ def lying_tile(typingctx, rows, vectors, depth, a, a_row, a_step, b, b_row, star
             block = builder.append_basic_block(f"tile.{r}x{v}")
             switch.add_case(I64(64 * r + v), block)
             with builder.goto_block(block):
-                fn = tile_function(builder.module, dtype, r, v, lying=True)
+                fn = tile_function(builder.module, dtype, dtype, r, v, lying=True)
                 builder.call(fn, [depth, a, a_row, a_step, b, panel, start, start_row, c, c_row, b, b_row])
                 builder.branch(end)
         builder.position_at_end(end)

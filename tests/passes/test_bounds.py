@@ -48,6 +48,15 @@ for options in sys.argv[1:]:
         case.inferred()
     if not case.bidirectional:
         case.lstm.stream(case.B).step(case.arrays["x"][0])
+for weights in ("int8", "bfloat16"):
+    case = LayerCase(T=3, B=4, I=5, H=33)
+    q, x = case.lstm.quantize(weights), guarded(case.arrays["x"])
+    plain = q(x)[0]
+    q._panels["_l0"] = q._pack("forward", "_l0")._replace(
+        **{name: guarded(getattr(q._pack("forward", "_l0"), name)) for name in ("weights", "bias")}
+    )
+    q._short.clear()
+    assert np.array_equal(q(x)[0], plain) and np.array_equal(q.stream(4).step(x[0]), plain[0])
 print("kept within")
 x = guarded(np.zeros(4, np.float32))
 sys.stdout.flush()

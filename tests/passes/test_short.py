@@ -10,7 +10,7 @@ import pytest
 from layer_case import LayerCase
 
 import fastlstm
-from fastlstm import layer
+from fastlstm import inference
 from fastlstm.passes import short
 
 CASES = [
@@ -33,7 +33,7 @@ def threads(request: pytest.FixtureRequest) -> None:
 
 def long_way(case: LayerCase, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     with monkeypatch.context() as patch:
-        patch.setattr(layer, "SHORT_FLOPS", 0)
+        patch.setattr(inference, "SHORT_FLOPS", 0)
         return case.inferred()
 
 
@@ -136,6 +136,6 @@ def test_calls_of_many_threads_at_once() -> None:
 
 def test_a_layer_keeps_a_bounded_number() -> None:
     lstm = fastlstm.LSTM(3, 4, seed=0)
-    for T in range(1, 3 * layer.SHORT_SHAPES):
+    for T in range(1, 3 * inference.SHORT_SHAPES):
         lstm(np.ones((T, 1, 3), np.float32))
-    assert len(lstm._short) == layer.SHORT_SHAPES
+    assert len(lstm._short) == inference.SHORT_SHAPES

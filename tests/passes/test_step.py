@@ -8,7 +8,7 @@ import tolerances
 from layer_case import Arrays, LayerCase
 
 import fastlstm
-from fastlstm import layer
+from fastlstm import inference
 from fastlstm.passes.frames import ROWS
 from fastlstm.passes.short_step import ShortStep
 
@@ -29,7 +29,7 @@ def both_ways(case: LayerCase, monkeypatch: pytest.MonkeyPatch) -> tuple[Arrays,
     """What the long way finds, and what a prepared call does."""
     case.lstm._short.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(layer, "SHORT_FLOPS", 0)
+        patch.setattr(inference, "SHORT_FLOPS", 0)
         long = case.found()
     assert not case.lstm._short
     assert case.lstm.forward(case.arrays["x"])[2].short is not None

@@ -155,7 +155,7 @@ def test_parts_beyond_the_threads_fall_back_to_one() -> None:
     The rendezvous is given up, and the call done serially, to the same bits.
     """
     script = """
-import fastlstm.layer as layer
+import fastlstm.layer_call as layer
 from fastlstm.plan import Plan
 import test_threads, fastlstm
 fastlstm.set_num_threads(1)

@@ -37,6 +37,13 @@ for options in (
         case.arrays["x"][0, 0, 0] = np.nan
         y = case.found()["y"]
         assert np.isnan(y[:, 0]).any() and np.array_equal(y[:, 1:], found["y"][:, 1:])
+    for weights in ("int8", "bfloat16"):
+        same = LayerCase(**options)
+        q, a = same.lstm.quantize(weights), same.arrays
+        same.lstm.load_state_dict(q.state_dict())
+        y = q(a["x"], (a["h_0"], a["c_0"]))[0]
+        tolerances.check({"y": y}, {"y": same.expected()["y"]}, same)
+        assert np.array_equal(q(a["x"][:, :1], (a["h_0"][:, :1], a["c_0"][:, :1]))[0], y[:, :1])
 print(target().name)
 """
 NARROWER = {

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_case import run_lying_tile, run_tile
+from kernel_case import run_lying_tile, run_stored_tile, run_tile
 from product_case import Product
 
 from fastlstm.simd.isa import target
-from fastlstm.simd.tile import PANEL, lying_shapes, shapes
+from fastlstm.simd.tile import PANEL, lying_shapes, shapes, whole_panels
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -60,3 +60,28 @@ def test_a_matrix_as_it_lies_has_the_bits_of_a_packed_one(shape: tuple[int, int]
             np.testing.assert_array_equal(exact.run(run_lying_tile, lying=True), exact.exact())
             product = Product(dtype, *shape, depth, exact=False, by_columns=by_columns, one_start=True)
             np.testing.assert_array_equal(product.run(run_lying_tile, lying=True), product.run(run_tile))
+
+
+def stored_as(b: np.ndarray, stored: str) -> np.ndarray:
+    """Panels [k][vector][lane] of float32, which are integers, as int8 or as pairs of bfloat16."""
+    if stored == "int8":
+        return b.astype(np.int8)
+    pairs = b.view(np.uint32).reshape(-1, 2, target().lanes("float32")) >> 16
+    return pairs.swapaxes(1, 2).astype(np.uint16).ravel()
+
+
+@pytest.mark.parametrize("stored", ["int8", "uint16"])
+@pytest.mark.parametrize("shape", whole_panels(), ids=str)
+def test_fewer_bits_widen(shape: tuple[int, int], stored: str) -> None:
+    for depth in (1, 2, 65):
+        product = Product("float32", *shape, depth, one_start=depth == 2)
+        product.b *= 31 if stored == "int8" else 2.0**60
+        panel = PANEL * target().lanes("float32")
+        panels = [product.b[:, k : k + panel] for k in range(0, product.width, panel)]
+        narrow = np.concatenate([stored_as(np.ascontiguousarray(p).ravel(), stored) for p in panels])
+
+        def run(v, rows, vectors, depth, a, a_row, a_step, b, b_panel, *rest, narrow=narrow):
+            b, b_panel = narrow.ctypes.data, depth * PANEL * target().lanes(v.dtype)
+            run_stored_tile(v, narrow, rows, vectors, depth, a, a_row, a_step, b, b_panel, *rest)
+
+        np.testing.assert_array_equal(product.run(run), product.run(run_tile))
