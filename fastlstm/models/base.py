@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastlstm import checks
-from fastlstm.models import initializers
+from fastlstm.models import initializers, keywords
 
 Shape = tuple[int | None, ...]
 
@@ -63,6 +63,13 @@ class Layer:
         Initial values, as `set_weights` takes them.
     dtype
         float32 (the default) or float64; one for all layers of a model.
+    **others
+        Further arguments of Keras's layers (regularizers, constraints and the like), as long as they change nothing.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument of the wrong type or value; the message names it.
     """
 
     fields: tuple[str, ...] = ()  # the arguments that describe the layer, each kept as an attribute
@@ -77,7 +84,9 @@ class Layer:
         input_length: int | None = None,
         weights: Sequence[Any] | None = None,
         dtype: Any = None,
+        **others: Any,
     ) -> None:
+        keywords.settle(type(self).__name__, others)
         if name is not None and not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.-]+", name)):
             raise ValueError(f"name must be letters, digits, '_', '-' or '.', but was {name!r}")
         if batch_input_shape is not None:

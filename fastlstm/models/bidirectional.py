@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,8 @@ class Bidirectional(Layer):
         An LSTM; its copy, with weights of its own, runs the other way.
     merge_mode
         How the outputs become one: "concat", "sum", "mul" or "ave"; None returns both as a list, from a call by itself.
+    weights
+        Initial values, as `set_weights` takes them.
     backward_layer
         The layer of the other direction, if it is not to be a copy.
     """
@@ -37,7 +40,12 @@ class Bidirectional(Layer):
     takes_sequences = True
 
     def __init__(
-        self, layer: LSTM, merge_mode: str | None = "concat", backward_layer: LSTM | None = None, **base: Any
+        self,
+        layer: LSTM,
+        merge_mode: str | None = "concat",
+        weights: Sequence[Any] | None = None,
+        backward_layer: LSTM | None = None,
+        **base: Any,
     ) -> None:
         if not isinstance(layer, LSTM):
             raise TypeError(f"layer must be an LSTM, but was {layer!r}")
@@ -45,7 +53,7 @@ class Bidirectional(Layer):
             raise ValueError(f"merge_mode must be one of {', '.join(map(repr, MERGES))}, but was {merge_mode!r}")
         if layer.return_state:
             raise ValueError("layer must have return_state=False within Bidirectional, but it was True")
-        super().__init__(**({"input_shape": layer.input_shape} | base))
+        super().__init__(**({"input_shape": layer.input_shape, "weights": weights} | base))
         self.merge_mode = merge_mode
         if backward_layer is None:
             config = layer.get_config() | {"go_backwards": not layer.go_backwards, "name": None}

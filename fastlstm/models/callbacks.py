@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastlstm import checks
+from fastlstm.models import keywords
 
 if TYPE_CHECKING:
     from fastlstm.models.sequential import Sequential
@@ -238,6 +239,8 @@ class ModelCheckpoint(_Monitor):
         Whether to leave the architecture and the optimizer out.
     initial_value_threshold
         Value that must be improved on from the start.
+    save_freq
+        "epoch".
     """
 
     def __init__(
@@ -249,7 +252,9 @@ class ModelCheckpoint(_Monitor):
         save_weights_only: bool = False,
         mode: str = "auto",
         initial_value_threshold: float | None = None,
+        save_freq: str = "epoch",
     ) -> None:
+        keywords.settle("ModelCheckpoint", {"save_freq": save_freq})
         super().__init__(monitor, mode, best=initial_value_threshold)
         self.filepath, self.verbose = os.fspath(filepath), verbose
         self.save_best_only, self.save_weights_only = save_best_only, save_weights_only
@@ -285,9 +290,20 @@ class BackupAndRestore(Callback):
         Folder of the backup; made if need be.
     delete_checkpoint
         Whether the backup is removed when training ends.
+    save_freq
+        "epoch".
+    double_checkpoint
+        Has no effect: a backup is always written beside the one before it, and then takes its place.
     """
 
-    def __init__(self, backup_dir: str | os.PathLike[str], delete_checkpoint: bool = True) -> None:
+    def __init__(
+        self,
+        backup_dir: str | os.PathLike[str],
+        save_freq: str = "epoch",
+        double_checkpoint: bool = False,
+        delete_checkpoint: bool = True,
+    ) -> None:
+        keywords.settle("BackupAndRestore", {"save_freq": save_freq})
         self.path, self.delete_checkpoint = Path(backup_dir) / "training.safetensors", delete_checkpoint
 
     def on_train_end(self, logs: Logs | None = None) -> None:
@@ -302,17 +318,21 @@ class LearningRateScheduler(Callback):
     ----------
     schedule
         Called with the epoch and the rate so far; returns the rate.
+    verbose
+        Whether to print the rate.
     """
 
-    def __init__(self, schedule: Any) -> None:
+    def __init__(self, schedule: Any, verbose: int = 0) -> None:
         if not callable(schedule):
             raise TypeError(f"schedule must be a function of epoch and learning rate, but was {schedule!r}")
-        self.schedule = schedule
+        self.schedule, self.verbose = schedule, verbose
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         optimizer = self.model.optimizer
         assert optimizer is not None
         optimizer.learning_rate = float(self.schedule(epoch, optimizer.rate))
+        if self.verbose:
+            print(f"Epoch {epoch + 1}: learning rate {optimizer.learning_rate:g}")
 
 
 class CallbackList:

@@ -19,11 +19,27 @@ class Input(Layer):
     ----------
     shape
         The shape without the batch, such as (T, I) or (T,); None for a free size.
+    batch_size
+        Not needed, since a batch may have any size.
+    dtype
+        As of every layer, where x is floating; of token ids anything.
+    batch_shape
+        The shape with the batch before it, in place of `shape`.
     """
 
     fields = ("shape",)
 
-    def __init__(self, shape: Any = None, **base: Any) -> None:
+    def __init__(
+        self, shape: Any = None, batch_size: int | None = None, dtype: Any = None, batch_shape: Any = None, **base: Any
+    ) -> None:
+        if batch_size is not None:
+            checks.size("batch_size", batch_size)
+        if dtype is not None and np.dtype(dtype).kind == "f":  # token ids are taken in any dtype
+            base["dtype"] = dtype
+        if batch_shape is not None:
+            if shape is not None:
+                raise ValueError(f"batch_shape must be None where shape is given, but was {batch_shape!r}")
+            base["batch_input_shape"] = batch_shape
         super().__init__(input_shape=shape, **base)
         if self.input_shape is None:
             raise ValueError("shape must be the shape of a sample, but was None")
@@ -224,11 +240,13 @@ class Dropout(Layer):
     ----------
     rate
         Probability with which an element is dropped.
+    seed
+        Has no effect: what is dropped hangs on the model's seed.
     """
 
     fields = ("rate",)
 
-    def __init__(self, rate: float, **base: Any) -> None:
+    def __init__(self, rate: float, *, seed: int | None = None, **base: Any) -> None:
         super().__init__(**base)
         self.rate = checks.rate("rate", rate)
 

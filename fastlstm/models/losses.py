@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm import checks
+from fastlstm.models import keywords
 from fastlstm.models.activations import sigmoid, softmax
 
 CLIP = 1e-7  # Keras's epsilon: what keeps a probability off 0 and 1
@@ -30,7 +31,8 @@ class Loss:
     name = "loss"
     undoes: str | None = None
 
-    def __init__(self, from_logits: bool = False) -> None:
+    def __init__(self, from_logits: bool = False, **others: Any) -> None:
+        keywords.settle(type(self).__name__, {k: v for k, v in others.items() if k not in ("name", "dtype")})
         self.from_logits = checks.flag("from_logits", from_logits)
 
     def target(self, y: np.ndarray, out_shape: tuple[int | None, ...], dtype: np.dtype) -> np.ndarray:
@@ -65,8 +67,8 @@ class MeanSquaredError(Loss):
 
     name = "mean_squared_error"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **others: Any) -> None:
+        super().__init__(**others)
 
     def values(self, y: np.ndarray, out: np.ndarray, logits: bool) -> np.ndarray:
         return np.square(out - y).mean(axis=-1)
@@ -80,8 +82,8 @@ class MeanAbsoluteError(Loss):
 
     name = "mean_absolute_error"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **others: Any) -> None:
+        super().__init__(**others)
 
     def values(self, y: np.ndarray, out: np.ndarray, logits: bool) -> np.ndarray:
         return np.abs(out - y).mean(axis=-1)

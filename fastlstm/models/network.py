@@ -12,6 +12,7 @@ from fastlstm.models.base import Call, Layer, Shape, Variable, turned
 from fastlstm.models.feedforward import Activation, Dense, Embedding, Input
 
 LINE = 65  # columns of the summary
+LAYOUT = {"line_length", "positions", "expand_nested", "show_trainable", "layer_range"}  # Keras's arguments of it
 
 
 class Passed(NamedTuple):
@@ -195,7 +196,8 @@ class Network:
             assert isinstance(last, Dense | Activation)
             dx = last.backward_logits(d, tapes.pop())
         for layer, tape in zip(reversed(layers), reversed(tapes), strict=True):
-            assert dx is not None
+            if dx is None:  # token ids have no gradient: an Embedding stands above an Input
+                break
             dx = layer.backward(dx, tape)
         return dx
 
@@ -249,8 +251,12 @@ class Network:
         for layer in self.layers:
             layer.load_states({})
 
-    def summary(self, print_fn: Any = print) -> None:
-        """Print each layer with the shape of its output and the number of its parameters."""
+    def summary(self, print_fn: Any = None, **layout: Any) -> None:
+        """Print each layer with the shape of its output and the number of its parameters, by `print_fn` instead of
+        `print` if it is given. What else Keras's method takes lays out what it prints, and has no effect.
+        """
+        if unknown := set(layout) - LAYOUT:
+            raise TypeError(f"summary has no argument {', '.join(sorted(unknown))}")
         if (
             not self.built
             and self.layers
@@ -277,7 +283,7 @@ class Network:
             f"Trainable params: {self.theta.size:,}",
             f"Non-trainable params: {total - self.theta.size:,}",
         ]
-        print_fn("\n".join(lines))
+        (print_fn or print)("\n".join(lines))
 
     def __call__(self, x: Any, training: bool = False) -> np.ndarray:
         """The output for one batch, the batch first."""

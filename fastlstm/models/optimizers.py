@@ -12,7 +12,7 @@ import numpy as np
 
 from fastlstm import checks
 from fastlstm.clipping import square_sum
-from fastlstm.models import kernels, schedules
+from fastlstm.models import kernels, keywords, schedules
 from fastlstm.models.schedules import LearningRateSchedule
 
 Segments = list[slice]
@@ -39,6 +39,8 @@ class Optimizer:
         Greatest magnitude of each element of a gradient.
     global_clipnorm
         Greatest norm of the gradient of all variables together.
+    **others
+        Further arguments of Keras's optimizers, as long as they change nothing.
 
     Attributes
     ----------
@@ -55,7 +57,11 @@ class Optimizer:
         clipnorm: float | None = None,
         clipvalue: float | None = None,
         global_clipnorm: float | None = None,
+        name: str | None = None,
+        **others: Any,
     ) -> None:
+        keywords.settle(type(self).__name__, others)
+        self.name = name or type(self).__name__.lower()
         if not isinstance(learning_rate, LearningRateSchedule):
             learning_rate = _number("learning_rate", learning_rate)
         self.learning_rate = learning_rate

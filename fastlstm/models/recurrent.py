@@ -1,4 +1,4 @@
-"""The recurrent layers: LSTM and Bidirectional, over `fastlstm.LSTM`."""
+"""The recurrent layer: Keras's LSTM, and further cells, over `fastlstm.LSTM`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,39 @@ import numpy as np
 
 import fastlstm
 from fastlstm import checks
+from fastlstm.cell import Activation, CellSpec, parameter_shapes
 from fastlstm.models import initializers, packing
 from fastlstm.models.base import Call, Layer, Result, Shape, Variable, features, turned
 from fastlstm.models.feedforward import kept_mask
 from fastlstm.models.packing import Packing, Run, State
+
+KERAS_DEFAULTS = {"hard_sigmoid": (1 / 6, 0.5), "leaky_relu": (0.2,)}  # where they are not ONNX's
+NAMES = {"weight_ih": "kernel", "weight_hh": "recurrent_kernel", "bias_ih": "bias"}  # Keras's, of the core's
+CORE_NAMES = {name: core for core, name in NAMES.items()}
+CELL = {  # options of `fastlstm.cell.CellSpec` by its names, with their defaults
+    "peephole": "none",
+    "output_peephole": None,
+    "candidate_peephole": None,
+    "coupled": False,
+    "clip": None,
+    "proj_size": 0,
+    "layer_norm": False,
+    "zoneout": 0.0,
+    "recurrent_dropout_mode": "sequence",
+}
+OF_CORE = (*CELL, "activations", "recurrent_dropout")  # what a layer hands on to `fastlstm.LSTM`
+
+
+def _activation(argument: str, value: Any) -> Activation:
+    """An activation of the cell, by Keras's name and with Keras's defaults; None is linear."""
+    try:
+        if isinstance(value, str):
+            kind = Activation(value) if value not in KERAS_DEFAULTS else Activation(value, *KERAS_DEFAULTS[value])
+        else:
+            kind = Activation("linear") if value is None else Activation.parse(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{argument}: {error}") from None
+    return kind
 
 
 @lru_cache(4)
@@ -41,17 +70,21 @@ class LSTM(Layer):
     units
         H, the features of its output.
     activation, recurrent_activation
-        "tanh" and "sigmoid"; this version computes no others.
+        That of the candidate and the output, and that of the gates: a name of `fastlstm.cell.ACTIVATIONS` with Keras's
+        defaults, or a tuple (name, alpha, beta); None is linear.
     use_bias
         Whether the gates have biases.
     kernel_initializer, recurrent_initializer, bias_initializer
-        Initial weights of x (I, 4H) and of h (H, 4H), and the biases (4H,); gate order i, f, g, o.
+        Initial weights of x (I, 4H) and of h (P, 4H), and the biases (4H,); gate order i, f, g, o. A coupled cell has
+        three gates, i, g, o. Peepholes and projections begin as the weights of x, diagonal ones at 0.
     unit_forget_bias
         Whether the forget gate's biases begin at 1.
     dropout
         Probability with which an element of x is dropped in training, the same elements at all steps.
     recurrent_dropout
-        Must be 0 in this version.
+        Probability with which an element of h is dropped on its way into the gates in training, the same at all steps.
+    seed
+        Has no effect: what is dropped hangs on the model's seed.
     return_sequences
         Whether the output is h of every step, (B, T, H), rather than that of the last, (B, H).
     return_state
@@ -62,6 +95,15 @@ class LSTM(Layer):
         Whether a batch begins with the state in which the one before it ended, row by row.
     zero_output_for_mask
         Whether the output of a masked step is zeros rather than the output of the step before.
+    **options
+        Cells that Keras has not, by the names of `fastlstm.cell.CellSpec`: peephole, output_peephole,
+        candidate_peephole, coupled, clip, proj_size (P, the features of h then, else H), layer_norm, zoneout and
+        recurrent_dropout_mode. And what every layer takes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument of the wrong type or value; the message names it.
     """
 
     fields = (
@@ -80,14 +122,15 @@ class LSTM(Layer):
         "go_backwards",
         "stateful",
         "zero_output_for_mask",
+        *CELL,
     )
     takes_sequences = True
 
     def __init__(
         self,
         units: int,
-        activation: str = "tanh",
-        recurrent_activation: str = "sigmoid",
+        activation: Any = "tanh",
+        recurrent_activation: Any = "sigmoid",
         use_bias: bool = True,
         kernel_initializer: str = "glorot_uniform",
         recurrent_initializer: str = "orthogonal",
@@ -96,22 +139,16 @@ class LSTM(Layer):
         *,
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
+        seed: int | None = None,
         return_sequences: bool = False,
         return_state: bool = False,
         go_backwards: bool = False,
         stateful: bool = False,
         zero_output_for_mask: bool = False,
-        **base: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(**base)
+        super().__init__(**{name: value for name, value in options.items() if name not in CELL})
         self.units = checks.size("units", units)
-        for argument, given, known in (
-            ("activation", activation, "tanh"),
-            ("recurrent_activation", recurrent_activation, "sigmoid"),
-        ):
-            if given != known:
-                raise ValueError(f"{argument} must be {known!r} in this version, but was {given!r}")
-        self.activation, self.recurrent_activation = activation, recurrent_activation
         self.use_bias = checks.flag("use_bias", use_bias)
         self.kernel_initializer = initializers.named("kernel_initializer", kernel_initializer)
         self.recurrent_initializer = initializers.named("recurrent_initializer", recurrent_initializer)
@@ -119,8 +156,19 @@ class LSTM(Layer):
         self.unit_forget_bias = checks.flag("unit_forget_bias", unit_forget_bias)
         self.dropout = checks.rate("dropout", dropout)
         self.recurrent_dropout = checks.rate("recurrent_dropout", recurrent_dropout)
-        if self.recurrent_dropout:
-            raise ValueError(f"recurrent_dropout must be 0 in this version, but was {recurrent_dropout}")
+        cell = CELL | {name: value for name, value in options.items() if name in CELL}
+        vars(self).update(cell)
+        gates, inner = _activation("recurrent_activation", recurrent_activation), _activation("activation", activation)
+        self.activation, self.recurrent_activation = (
+            value if isinstance(value, str | None) else (kind.name, kind.alpha, kind.beta)
+            for value, kind in ((activation, inner), (recurrent_activation, gates))
+        )
+        self.spec = CellSpec(
+            bias=self.use_bias, activations=(gates, inner, inner), recurrent_dropout=self.recurrent_dropout, **cell
+        )
+        if self.spec.proj_size >= self.units:
+            raise ValueError(f"proj_size must be less than units = {units}, or 0, but was {self.spec.proj_size}")
+        self.output_size = self.spec.proj_size or self.units  # P
         self.return_sequences = checks.flag("return_sequences", return_sequences)
         self.return_state = checks.flag("return_state", return_state)
         self.go_backwards = checks.flag("go_backwards", go_backwards)
@@ -135,25 +183,32 @@ class LSTM(Layer):
                 f"layer {self.name} must be given sequences (batch, steps, features), "
                 f"but its input has {len(shape)} axes beside the batch"
             )
-        rows = 4 * self.units
-        found = [
-            Variable("kernel", (rows, features(self, shape)), self.kernel_initializer, transposed=True),
-            Variable("recurrent_kernel", (rows, self.units), self.recurrent_initializer, transposed=True),
-        ]
-        return found + [Variable("bias", (rows,), self.bias_initializer)] * self.use_bias
+        first = {"kernel": self.kernel_initializer, "recurrent_kernel": self.recurrent_initializer,
+                 "bias": self.bias_initializer, "weight_hr": self.kernel_initializer}  # fmt: skip
+        found = []
+        for name, size in parameter_shapes(self.spec, features(self, shape), self.units).items():
+            if name == "bias_hh":  # as in Keras there is one bias: only the sum counts
+                continue
+            name = NAMES.get(name, name)
+            normal = "ones" if name.startswith("weight_ln") else "zeros"
+            kind = first.get(name, self.kernel_initializer if len(size) == 2 else normal)
+            found.append(Variable(name, size, kind, transposed=len(size) == 2))
+        return found
 
     def output_shape(self, shape: Shape) -> Shape:
-        return (shape[0], self.units) if self.return_sequences else (self.units,)
+        return (shape[0], self.output_size) if self.return_sequences else (self.output_size,)
 
     def bind(self, params: dict[str, np.ndarray], grads: dict[str, np.ndarray]) -> None:
         super().bind(params, grads)
-        kernel = params["kernel"]
-        self._core = fastlstm.LSTM(kernel.shape[1], self.units, bias=self.use_bias, dtype=kernel.dtype, seed=0)
+        kernel, options = params["kernel"], {name: getattr(self.spec, name) for name in OF_CORE}
+        self._core = fastlstm.LSTM(
+            kernel.shape[1], self.units, bias=self.use_bias, dtype=kernel.dtype, seed=0, **options
+        )
         self._carried = None
 
     def initialize(self, shape: Shape, rng: np.random.Generator) -> None:
         super().initialize(shape, rng)
-        if self.use_bias and self.unit_forget_bias:
+        if self.use_bias and self.unit_forget_bias and not self.spec.coupled:
             self.params["bias"][self.units : 2 * self.units] = 1
 
     def _shown(self, name: str) -> np.ndarray:
@@ -164,11 +219,11 @@ class LSTM(Layer):
         core = self._core
         if core is None:
             raise ValueError(f"layer {self.name} has no weights yet: build the model, or call the layer, first")
-        core.parameters["weight_ih_l0"][...] = self.params["kernel"]
-        core.parameters["weight_hh_l0"][...] = self.params["recurrent_kernel"]
+        parameters = core.parameters
+        for name, value in self.params.items():
+            parameters[CORE_NAMES.get(name, name) + "_l0"][...] = value
         if self.use_bias:
-            core.parameters["bias_ih_l0"][...] = self.params["bias"]
-            core.parameters["bias_hh_l0"].fill(0)
+            parameters["bias_hh_l0"].fill(0)
         return core
 
     # --- a run --------------------------------------------------------------------------------------------------------
@@ -189,7 +244,10 @@ class LSTM(Layer):
             state = self._begin(B, x.dtype)
         rows = slice(None) if packed is None else packed.order
         h_0, c_0 = (np.ascontiguousarray(part[rows])[None] for part in state)
-        y, (h, c), kept = packing.run(self.core(), x, (h_0, c_0), lengths, call.training)
+        core = self.core()
+        if call.training and call.rng is not None:
+            core._random = call.rng  # so that what is drawn hangs on seed, epoch and step alone
+        y, (h, c), kept = packing.run(core, x, (h_0, c_0), lengths, call.training)
         h_n, c_n = np.empty_like(h[0]), np.empty_like(c[0])
         h_n[rows], c_n[rows] = h[0], c[0]
         if self.stateful:
@@ -208,20 +266,19 @@ class LSTM(Layer):
         packed = tape.packing
         rows = slice(None) if packed is None else packed.order
         if dstate is None:
-            dstate = np.zeros((B, self.units), dy.dtype), np.zeros((B, self.units), dy.dtype)
+            dstate = np.zeros((B, self.output_size), dy.dtype), np.zeros((B, self.units), dy.dtype)
         dh, dc = (np.ascontiguousarray(part[rows])[None] for part in dstate)
         if packed is not None:
             d = packing.untake(
-                dy, packed.place if self.return_sequences else packed.place[-1], (*tape.run.shape[:2], self.units)
+                dy, packed.place if self.return_sequences else packed.place[-1], (*tape.run.shape[:2], self.output_size)
             )
         elif self.return_sequences:
             d = np.ascontiguousarray(dy)
         else:
-            d, dh = _zeros((T, B, self.units), dy.dtype), dh + dy
+            d, dh = _zeros((T, B, self.output_size), dy.dtype), dh + dy
         dx, (dh, dc), grads = packing.run_backward(self.core(), tape.run, d, (dh, dc))
-        for name, source in (("kernel", "weight_ih_l0"), ("recurrent_kernel", "weight_hh_l0"), ("bias", "bias_ih_l0")):
-            if name in self.grads:
-                self.grads[name][...] = grads[source]
+        for name, grad in self.grads.items():
+            grad[...] = grads[CORE_NAMES.get(name, name) + "_l0"]
         if packed is not None:
             dx = packing.untake(dx, packed.source, tape.shape)
         elif self.go_backwards:
@@ -240,7 +297,7 @@ class LSTM(Layer):
                     f"but one has {B}: choose a batch_size that divides the samples, or call reset_states()"
                 )
             return self._carried
-        return np.zeros((B, self.units), dtype), np.zeros((B, self.units), dtype)
+        return np.zeros((B, self.output_size), dtype), np.zeros((B, self.units), dtype)
 
     def forward(self, x: np.ndarray, call: Call) -> Result:
         y, _, tape = self.run(x, call)
@@ -258,20 +315,22 @@ class LSTM(Layer):
     def __call__(
         self, x: Any, training: bool = False, mask: Any = None, initial_state: Sequence[Any] | None = None
     ) -> Any:
-        """The output for a batch x (B, T, I); with `return_state`, a list of it and the last h and c, each (B, H).
+        """The output for a batch x (B, T, I); with `return_state`, a list of it and the last h (B, P) and c (B, H).
 
         Parameters
         ----------
         initial_state
-            h and c, each (B, H); zeros if None.
+            h (B, P) and c (B, H), P being H without a projection; zeros if None.
         """
         x = self._given(x)
         state = None
         if initial_state is not None:
-            h, c = checks.pair("initial_state", initial_state)
-            shape = (len(x), self.units)
+            pair = checks.pair("initial_state", initial_state)
             h, c = (
-                checks.shaped("initial_state", np.asarray(part, x.dtype), x.dtype, shape, "(B, H)") for part in (h, c)
+                checks.shaped("initial_state", np.asarray(part, x.dtype), x.dtype, (len(x), n), f"(B, {letter})")
+                for part, n, letter in zip(
+                    pair, (self.output_size, self.units), "PH" if self.spec.proj_size else "HH", strict=True
+                )
             )
             state = h, c
         seen = None if mask is None else np.ascontiguousarray(np.asarray(mask, bool).T)

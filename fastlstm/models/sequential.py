@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm import checks
-from fastlstm.models import data, losses, metrics, optimizers
+from fastlstm.models import data, keywords, losses, metrics, optimizers
 from fastlstm.models.base import turned
 from fastlstm.models.callbacks import Callback, CallbackList, History
 from fastlstm.models.data import Samples
@@ -63,7 +63,9 @@ class Sequential(Network):
     optimizer: Optimizer | None = None
     loss: Loss | None = None
 
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Sequence[Any] | None = None) -> None:
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, metrics: Sequence[Any] | None = None, **others: Any
+    ) -> None:
         """Choose how the model is trained.
 
         Parameters
@@ -74,12 +76,15 @@ class Sequential(Network):
             A loss or its name.
         metrics
             Metrics or their names; "accuracy" is that of the loss's kind.
+        **others
+            Further arguments of Keras's method, as long as they change nothing; likewise of those that follow.
 
         Raises
         ------
         ValueError
             A name that is not known.
         """
+        keywords.settle("compile", others)
         made = losses.get(loss)
         if isinstance(metrics, str):
             raise TypeError(f"metrics must be a list, such as [{metrics!r}], but was {metrics!r}")
@@ -143,15 +148,20 @@ class Sequential(Network):
     def _names(self) -> list[str]:
         return ["loss", *(metric.name for metric in self.metrics)]
 
-    def train_on_batch(self, x: Any, y: Any, sample_weight: Any = None) -> float | list[float]:
-        """One step on one batch; its loss, with the metrics in a list if there are some."""
+    def train_on_batch(
+        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """One step on one batch; its loss, with the metrics in a list if there are some, or all by name if
+        `return_dict`.
+        """
         optimizer, loss = self._compiled()
-        samples = data.samples(self, loss, x, y, sample_weight)
+        samples = data.samples(self, loss, x, y, sample_weight, class_weight)
         optimizer.build(self.theta.size, self.dtype)
         means = Means(self._names())
         self._learn(samples, np.random.default_rng([self.seed, 2, optimizer.iterations]), means)
-        values = list(means.logs().values())
-        return values if self.metrics else values[0]
+        logs = means.logs()
+        values = list(logs.values())
+        return logs if return_dict else values if self.metrics else values[0]
 
     # --- many ---------------------------------------------------------------------------------------------------------
 
@@ -170,6 +180,7 @@ class Sequential(Network):
         sample_weight: Any = None,
         initial_epoch: int = 0,
         validation_batch_size: int | None = None,
+        **others: Any,
     ) -> History:
         """Train.
 
@@ -213,6 +224,7 @@ class Sequential(Network):
             An argument of the wrong type, shape or range; nothing has been trained then.
         """
         optimizer, loss = self._compiled()
+        keywords.settle("fit", others)
         size = checks.size("batch_size", 32 if batch_size is None else batch_size)
         last, first = checks.size("epochs", epochs, least=0), checks.size("initial_epoch", initial_epoch, least=0)
         train = data.samples(self, loss, x, y, sample_weight, class_weight)
@@ -301,9 +313,14 @@ class Sequential(Network):
         verbose: str | int = "auto",
         sample_weight: Any = None,
         return_dict: bool = False,
+        callbacks: Sequence[Callback] | None = None,
+        **others: Any,
     ) -> Any:
-        """The loss, with the metrics in a list if there are some, or all by name if `return_dict`."""
+        """The loss, with the metrics in a list if there are some, or all by name if `return_dict`. No event of
+        `callbacks` comes up.
+        """
         _, loss = self._compiled()
+        keywords.settle("evaluate", others)
         size = checks.size("batch_size", 32 if batch_size is None else batch_size)
         samples = data.samples(self, loss, x, y, sample_weight)
         progress = Progress(verbose, 0, -(-len(samples.x) // size))
@@ -312,8 +329,16 @@ class Sequential(Network):
         progress.end(logs)
         return logs if return_dict else list(logs.values()) if self.metrics else logs["loss"]
 
-    def predict(self, x: Any, batch_size: int | None = None, verbose: str | int = "auto") -> np.ndarray:
-        """The model's output for samples x."""
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: str | int = "auto",
+        callbacks: Sequence[Callback] | None = None,
+        **others: Any,
+    ) -> np.ndarray:
+        """The model's output for samples x. No event of `callbacks` comes up."""
+        keywords.settle("predict", others)
         size = checks.size("batch_size", 32 if batch_size is None else batch_size)
         x = data.inputs(self, x)
         progress = Progress(verbose, 0, -(-len(x) // size))
@@ -327,9 +352,22 @@ class Sequential(Network):
 
     # --- files --------------------------------------------------------------------------------------------------------
 
-    def save(self, filepath: str | os.PathLike[str]) -> None:
-        """Write architecture, weights, optimizer and its state to one file; see `load_model`."""
+    def save(self, filepath: str | os.PathLike[str], overwrite: bool = True, zipped: bool | None = None) -> None:
+        """Write architecture, weights, optimizer and its state to one file; see `load_model`.
+
+        Parameters
+        ----------
+        filepath
+            The file, whatever its suffix; it is replaced at once, whole, or not at all.
+        overwrite
+            Whether a file may be there already.
+        zipped
+            Has no effect.
+        """
         from fastlstm.models import saving
+
+        if not overwrite and os.path.exists(filepath):
+            raise FileExistsError(f"filepath must be new where overwrite is False, but {os.fspath(filepath)} exists")
 
         saving.save_model(self, filepath)
 
