@@ -17,7 +17,12 @@ BAR = 24  # characters
 
 
 def warmup(
-    dtypes: Sequence[Any] = (np.float32,), training: bool = True, progress: bool | None = None, **options: Any
+    dtypes: Sequence[Any] = (np.float32,),
+    training: bool = True,
+    progress: bool | None = None,
+    *,
+    ragged: bool = False,
+    **options: Any,
 ) -> None:
     """Compile, or find on disk, every kernel that layers of some kind need, and start the threads.
 
@@ -32,8 +37,11 @@ def warmup(
         Whether to compile for `forward` and `backward` too.
     progress
         Whether to draw a bar on standard error; if None, where that is a terminal.
+    ragged
+        Whether to compile for calls with `lengths`, with `reset`, or with a `PackedSequence`, too.
     **options
-        Of `LSTM`: those that make another cell need other kernels, the sizes, layers and directions do not.
+        Of `LSTM`: those that make another cell need other kernels, the sizes, layers and directions do not; and
+        `recurrent_dropout` for training.
 
     Raises
     ------
@@ -42,11 +50,12 @@ def warmup(
     """
     found = [checks.floating(dtype) for dtype in ([dtypes] if isinstance(dtypes, str | type | np.dtype) else dtypes)]
     training = checks.flag("training", training)
+    ragged = checks.flag("ragged", ragged)
     shown = sys.stderr.isatty() if progress is None else checks.flag("progress", progress)
     steps: list[tuple[str, Callable[[], object]]] = []
     for dtype in found:
         lstm = LSTM(**{"input_size": 2, "hidden_size": 2, **options, "dtype": dtype})
-        steps += [(f"{dtype} {name}", step) for name, step in _steps(lstm, training)]
+        steps += [(f"{dtype} {name}", step) for name, step in _steps(lstm, training, ragged)]
     steps.append(("threads", start))
     began = time.perf_counter()
     for done, (name, step) in enumerate(steps):
@@ -58,8 +67,10 @@ def warmup(
         print(file=sys.stderr)
 
 
-def _steps(lstm: LSTM, training: bool) -> list[tuple[str, Callable[[], object]]]:
+def _steps(lstm: LSTM, training: bool, ragged: bool) -> list[tuple[str, Callable[[], object]]]:
     """Small calls that together need every kernel: of one step and of several, for training and step by step."""
+    x = np.zeros((1, 2, lstm.input_size) if lstm.batch_first else (2, 1, lstm.input_size), lstm.dtype)
+    reset = np.ones(x.shape[:2], bool)
 
     def inputs(T: int) -> np.ndarray:
         return np.zeros((1, T, lstm.input_size) if lstm.batch_first else (T, 1, lstm.input_size), lstm.dtype)
@@ -77,10 +88,18 @@ def _steps(lstm: LSTM, training: bool) -> list[tuple[str, Callable[[], object]]]
             lstm.backward(tape, y)
             held.clear()
 
+    def train_ragged() -> None:
+        y, _, tape = lstm.forward(x, reset=reset)
+        lstm.backward(tape, y)
+
     found: list[tuple[str, Callable[[], object]]] = [("inference", infer)]
     if training:
         found.append(("training", train))
-    if not lstm.bidirectional:
+    if ragged:
+        found.append(("inference with lengths", lambda: lstm(x, reset=reset)))
+    if ragged and training:
+        found.append(("training with lengths", train_ragged))
+    if not lstm.bidirectional and not lstm.reverse:
         found.append(("stream", lambda: lstm.stream().step(np.zeros((1, lstm.input_size), lstm.dtype))))
     return found
 

@@ -15,7 +15,7 @@ import os, sys
 import numpy as np
 import fastlstm
 from fastlstm.runtime import cache, compiling
-fastlstm.warmup(progress=False)
+fastlstm.warmup(progress=False, ragged=True)
 kept = len(list((cache.root() / cache.digest()).iterdir()))
 compiling.compiled = None  # what compiled from here on would fail
 for options in ({}, {"num_layers": 2, "bias": False}, {"bidirectional": True, "batch_first": True}):
@@ -24,6 +24,13 @@ for options in ({}, {"num_layers": 2, "bias": False}, {"bidirectional": True, "b
         x = np.zeros((*shape, 5), np.float32)
         lstm(x)
         y, _, tape = lstm.forward(x)
+        lstm.backward(tape, y)
+    for given in ({"lengths": [0, 3, 9, 1]}, {"reset": np.eye(9, 4) > 0}):
+        x = np.zeros((9, 4, 5), np.float32)
+        if lstm.batch_first:
+            x, given = x.swapaxes(0, 1), {name: np.transpose(value) for name, value in given.items()}
+        lstm(x, **given)
+        y, _, tape = lstm.forward(x, **given)
         lstm.backward(tape, y)
     held = lstm.parameters["weight_ih_l0"]
     x = np.zeros((1, 1, 5), np.float32)
@@ -60,6 +67,7 @@ def test_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
         ({"dtypes": ("int32",)}, TypeError, "dtype"),
         ({"training": 1}, TypeError, "training"),
         ({"progress": "yes"}, TypeError, "progress"),
+        ({"ragged": None}, TypeError, "ragged"),
         ({"hidden_size": 0}, ValueError, "hidden_size"),
         ({"layers": 3}, TypeError, "layers"),
     ],

@@ -116,14 +116,15 @@ def list_cases(filtered: Any, as_json: bool) -> None:
 @click.option("--dtype", "dtypes", type=click.Choice(cases.DTYPES), multiple=True, default=("float32",),
               show_default=True, help="Of the layers; may be repeated.")  # fmt: skip
 @click.option("--no-training", is_flag=True, help="Leave out what only training needs.")
-def warmup(dtypes: tuple[str, ...], no_training: bool) -> None:
+@click.option("--ragged", is_flag=True, help="What lengths and resets need, too.")
+def warmup(dtypes: tuple[str, ...], no_training: bool, ragged: bool) -> None:
     """Compile fastlstm's kernels ahead, so that the first call of a new process does not.
 
     They are kept in FASTLSTM_CACHE_DIR, or the user's cache folder.
     """
     import fastlstm
 
-    fastlstm.warmup(dtypes, training=not no_training)
+    fastlstm.warmup(dtypes, training=not no_training, ragged=ragged)
 
 
 @main.command()
