@@ -7,12 +7,11 @@ on; sizes, types and the number of layers and directions are not part of it. The
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+from fastlstm import checks
 
 __all__ = ["ACTIVATIONS", "LAYER_NORM_EPS", "PLAIN", "Activation", "CellSpec", "parameter_shapes"]
 
@@ -79,7 +78,7 @@ class Activation:
         for key, value in values.items():
             if value is None and (value := takes.get(key, 0.0)) is None:
                 raise ValueError(f"{key} of activation {canonical!r} must be given: ONNX defines no default for it")
-            if _number(f"{key} of activation {canonical!r}", value) != 0 and key not in takes:
+            if checks.number(f"{key} of activation {canonical!r}", value) != 0 and key not in takes:
                 raise ValueError(f"{key} of activation {canonical!r} must be None, as it has none, but was {value!r}")
             values[key] = float(value)
         vars(self).update(name=canonical, **values)
@@ -166,32 +165,32 @@ class CellSpec:
         recurrent_dropout: float = 0.0,
         recurrent_dropout_mode: str = "sequence",
     ) -> None:
-        _choice("peephole", peephole, ("none", "diagonal", "full"))
+        checks.choice("peephole", peephole, ("none", "diagonal", "full"))
         if candidate_peephole is None:
             candidate_peephole = peephole == "full"
         if peephole != "none":
             if output_peephole is None:
                 output_peephole = "previous" if peephole == "full" else "new"
-            _choice("output_peephole", output_peephole, ("new", "previous"))
+            checks.choice("output_peephole", output_peephole, ("new", "previous"))
         elif output_peephole is not None:
             raise ValueError(f"output_peephole must be None where peephole is 'none', but was {output_peephole!r}")
-        elif _flag("candidate_peephole", candidate_peephole):
+        elif checks.flag("candidate_peephole", candidate_peephole):
             raise ValueError("candidate_peephole must be False or None where peephole is 'none', but was True")
-        if clip is not None and _number("clip", clip) <= 0:
+        if clip is not None and checks.number("clip", clip) <= 0:
             raise ValueError(f"clip must be a number over 0, or None, but was {clip!r}")
-        _choice("recurrent_dropout_mode", recurrent_dropout_mode, ("sequence", "step"))
+        checks.choice("recurrent_dropout_mode", recurrent_dropout_mode, ("sequence", "step"))
         vars(self).update(
-            bias=_flag("bias", bias),
-            proj_size=_size("proj_size", proj_size, least=0),
+            bias=checks.flag("bias", bias),
+            proj_size=checks.size("proj_size", proj_size, least=0),
             peephole=peephole,
             output_peephole=output_peephole,
-            candidate_peephole=_flag("candidate_peephole", candidate_peephole),
+            candidate_peephole=checks.flag("candidate_peephole", candidate_peephole),
             activations=_activations(activations),
-            coupled=_flag("coupled", coupled),
+            coupled=checks.flag("coupled", coupled),
             clip=None if clip is None else float(clip),
-            layer_norm=_flag("layer_norm", layer_norm),
+            layer_norm=checks.flag("layer_norm", layer_norm),
             zoneout=_zoneout(zoneout),
-            recurrent_dropout=_rate("recurrent_dropout", recurrent_dropout),
+            recurrent_dropout=checks.rate("recurrent_dropout", recurrent_dropout),
             recurrent_dropout_mode=recurrent_dropout_mode,
         )
 
@@ -234,7 +233,7 @@ def parameter_shapes(spec: CellSpec, input_size: int, hidden_size: int) -> dict[
     TypeError, ValueError
         A size that is no integer over 0, or a `proj_size` that is not under `hidden_size`.
     """
-    inputs, units = _size("input_size", input_size, least=1), _size("hidden_size", hidden_size, least=1)
+    inputs, units = checks.size("input_size", input_size, least=1), checks.size("hidden_size", hidden_size, least=1)
     if spec.proj_size >= units:
         raise ValueError(f"proj_size must be under hidden_size, which is {units}, but was {spec.proj_size}")
     rows, outputs, seen = len(spec.gates) * units, spec.proj_size or units, len(spec.peephole_gates) * units
@@ -251,45 +250,12 @@ def parameter_shapes(spec: CellSpec, input_size: int, hidden_size: int) -> dict[
     return shapes
 
 
-def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, but was {value!r}")
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, but was {value!r}")
-    return bool(value)
-
-
-def _size(name: str, value: object, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer, but was {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, but was {value}")
-    return int(value)
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number, but was {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, but was {value!r}")
-    return float(value)
-
-
-def _rate(name: str, value: object) -> float:
-    if not 0 <= _number(name, value) <= 1:
-        raise ValueError(f"{name} must be a probability between 0 and 1, but was {value!r}")
-    return _number(name, value)
-
-
 def _zoneout(value: object) -> tuple[float, float]:
     if not isinstance(value, tuple | list):
         value = (value, value)
     if len(value) != 2:
         raise ValueError(f"zoneout must be a number or a pair (c, h), but was {value!r}")
-    return _rate("zoneout", value[0]), _rate("zoneout", value[1])
+    return checks.rate("zoneout", value[0]), checks.rate("zoneout", value[1])
 
 
 def _activations(value: Any) -> tuple[Activation, Activation, Activation]:

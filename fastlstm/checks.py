@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,21 +53,23 @@ def pair(name: str, value: Any) -> tuple[Any, Any]:
     return value[0], value[1]
 
 
-def rate(name: str, value: Any) -> float:
-    """A probability."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number, but was {value!r}")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a probability between 0 and 1, but was {value!r}")
-    return float(value)
-
-
 def number(name: str, value: Any) -> float:
     """A finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be a number, but was {value!r}")
-    if not np.isfinite(value):
+    try:
+        found = float(value)
+    except OverflowError:  # an integer beyond all floats
+        found = math.inf
+    if not math.isfinite(found):
         raise ValueError(f"{name} must be finite, but was {value!r}")
+    return found
+
+
+def rate(name: str, value: Any) -> float:
+    """A probability."""
+    if not 0 <= number(name, value) <= 1:
+        raise ValueError(f"{name} must be a probability between 0 and 1, but was {value!r}")
     return float(value)
 
 

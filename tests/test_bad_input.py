@@ -83,8 +83,13 @@ def of_constructors() -> Iterator[Kind]:
             yield Kind(f"LSTM {name} {told}", lambda v=value, n=name: layer(**{n: v}), TypeError, name)
     for told, value in (NO_NUMBER | {"True": True}).items():
         yield Kind(f"LSTM dropout {told}", lambda v=value: layer(num_layers=2, dropout=v), TypeError, "dropout")
-    for value in (-0.1, 1.1, math.nan, math.inf, -math.inf, 2):
-        yield Kind(f"LSTM dropout {value}", lambda v=value: layer(num_layers=2, dropout=v), ValueError, "dropout")
+    for value in (-0.1, 1.1, math.nan, math.inf, -math.inf, 2, 10**400):
+        yield Kind(
+            f"LSTM dropout {value:.3}" if isinstance(value, float) else f"LSTM dropout {str(value)[:9]}",
+            lambda v=value: layer(num_layers=2, dropout=v),
+            ValueError,
+            "dropout",
+        )
     for value in ("int32", "float16", "complex64", "object", "nonsense", "longdouble", 3, [], "f4,f4", "datetime64[s]"):
         yield Kind(f"LSTM dtype {value}", lambda v=value: layer(dtype=v), TypeError, "dtype")
     for value in (-1, "a", 1.5):

@@ -21,7 +21,7 @@ SURFACE = {"", "cell", "checks", "layer", "lstm_cell", "stream"}  # "" is the pa
 ADAPTERS = {"torch", "keras", "onnx", "sklearn"}
 # What each room, or file of the package's top folder, may import of the package besides itself.
 ALLOWED = {
-    "cell": set(),
+    "cell": {"checks"},
     "directions": set(),
     "checks": set(),
     "clipping": {"checks"},

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
-SOURCES = ("cell.py", "simd/*.py", "kernels/*.py", "passes/*.py", "runtime/*.py", "models/kernels.py")
+SOURCES = ("checks.py", "cell.py", "simd/*.py", "kernels/*.py", "passes/*.py", "runtime/*.py", "models/kernels.py")
 CHECKSUM = 32  # bytes of SHA-256 at the head of a file
 PATIENCE_S = 60.0  # several times what any kernel takes to compile
 _warned = False

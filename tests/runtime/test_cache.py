@@ -104,7 +104,7 @@ def test_digest_follows_every_source_of_a_kernel(copy: Path) -> None:
 def test_digest_follows_versions_and_nothing_else(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = cache.digest.__wrapped__
     before = digest()
-    for name in ("layer.py", "checks.py", "reference.py"):
+    for name in ("layer.py", "stream.py", "reference.py"):
         (copy / name).write_text("")
     assert digest() == before
     (copy / "_version.py").write_text("another")
