@@ -35,10 +35,10 @@ print(*(str(warning.message) for warning in caught), sep="\\n")
 """
 
 
-def start(folder: Path) -> subprocess.Popen:
+def start(folder: Path, before: str = "") -> subprocess.Popen:
     environment = os.environ | {"FASTLSTM_CACHE_DIR": str(folder)}
     return subprocess.Popen(
-        [sys.executable, "-c", CALL],
+        [sys.executable, "-c", before + CALL],
         cwd=Path(__file__).parent,
         env=environment,
         stdout=subprocess.PIPE,
@@ -76,6 +76,36 @@ def test_nothing_can_be_written(tmp_path: Path) -> None:
     warned, compiled, _, text = finish(start(tmp_path / "file" / "folder"))
     assert (warned, compiled > 0) == (1, True)
     assert "fastlstm keeps no compiled kernels" in text and "set FASTLSTM_CACHE_DIR to a writable folder" in text
+
+
+FULL = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+"""
+DELETED = """
+import shutil
+from fastlstm.runtime import cache
+save = cache.save
+def save_after(*arguments):
+    shutil.rmtree(cache.root())
+    save(*arguments)
+cache.save = save_after
+"""
+
+
+def test_a_full_and_a_deleted_folder(tmp_path: Path) -> None:
+    """Where a file can only be written in part, nothing of it is left; a folder that somebody deletes is made anew."""
+    if sys.platform == "win32":  # neither such a limit, nor can a file be deleted that is open
+        return
+    full, deleted = start(tmp_path / "full", FULL), start(tmp_path / "deleted", DELETED)
+    warned, compiled, total, text = finish(full)
+    assert (warned, compiled > 0) == (1, True) and "keeps no compiled kernels" in text
+    sizes = [path.stat().st_size for path in tmp_path.glob("full/*/*")]
+    assert all(size == 0 or size > cache.CHECKSUM for size in sizes) and max(sizes) <= 2000
+    assert not [path for path in tmp_path.glob("full/*/*") if path.name.count(".") and path.suffix != ".lock"]
+    warned, compiled, again, _ = finish(deleted)
+    assert (warned, compiled > 0, again) == (0, True, total)
+    assert len([path for path in tmp_path.glob("deleted/*/*") if path.suffix != ".lock"]) == 1
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numba
@@ -219,6 +221,33 @@ print(first == test_threads.fingerprint(), max(noted) > 0)
 """
     fastlstm.set_num_threads(1)
     assert python(script, NUMBA_THREADING_LAYER="omp", NUMBA_NUM_THREADS="2", **limit) == ["True", "True"]
+
+
+def test_a_process_that_is_stopped_goes_on() -> None:
+    """As by a shell or a debugger, in the midst of calls whose threads meet at every step."""
+    if not hasattr(signal, "SIGSTOP"):
+        return
+    script = """
+import test_threads, fastlstm
+fastlstm.set_num_threads(2)
+first = test_threads.fingerprint()
+print("started", flush=True)
+print(all(test_threads.fingerprint() == first for _ in range(50)))
+"""
+    environment = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parent,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "started\n"
+        while process.poll() is None:
+            for what in (signal.SIGSTOP, signal.SIGCONT):
+                process.send_signal(what)
+                time.sleep(0.02)
+        assert process.stdout.read() == "True\n"
 
 
 def test_a_call_beside_others_stays_on_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
