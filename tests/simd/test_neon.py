@@ -33,12 +33,15 @@ def emit(self, function, symbol):
 
 linking.Emitted.emit = emit
 found = {}
-for name, variant in (("forward", Variant(training=True)), ("backward", Variant()), ("forward", Variant("float64"))):
+for name, variant in (
+    ("forward", Variant(training=True)), ("backward", Variant()), ("forward", Variant("float64")),
+    ("forward", Variant(weights="int8")), ("forward", Variant(weights="bfloat16")),
+):
     for cpu, text in compiling.compiled(name, variant, "worker").items():
-        found[f"{cpu} {name} {variant.dtype}"] = text
+        found[f"{cpu} {name} {variant.dtype} {variant.stored}"] = text
 json.dump(found, sys.stdout)
 """
-TILE = re.compile(r"^_?fastlstm_tile_f(32|64)_(\d)x(\d+):\n(.*?)^\s+ret$", re.M | re.S)
+TILE = re.compile(r"^_?fastlstm_tile_(float\d\d)_(\w+)_(\d)x(\d+):\n(.*?)^\s+ret$", re.M | re.S)
 LOOP = re.compile(r"^\.?(LBB\w+):.*?\n(.*?)b\.\w+\s+\.?\1$", re.M | re.S)
 
 
@@ -71,13 +74,16 @@ SPECIAL = Case(
 
 
 def bits(threads: int) -> list[str]:
-    """A hash of all results of each of `CASES`, which are the reference's."""
+    """A hash of all results of each of `CASES`, which are the reference's, and of what quantised layers give."""
     fastlstm.set_num_threads(threads)
     found = []
     for case in CASES:
         arrays = case.found()
         tolerances.check(arrays, case.expected(), case)
         found.append(hashlib.sha256(b"".join(array.tobytes() for array in arrays.values())).hexdigest())
+    for weights in ("int8", "bfloat16"):
+        y, _ = CASES[1].lstm.quantize(weights)(CASES[1].arrays["x"])
+        found.append(hashlib.sha256(y.tobytes()).hexdigest())
     return found
 
 
@@ -109,14 +115,25 @@ def assembly() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("cpu", ["neoverse-n1", "apple-m1"])
-@pytest.mark.parametrize("worker", ["forward float32", "backward float32", "forward float64"])
+@pytest.mark.parametrize(
+    "worker",
+    [
+        "forward float32 float32",
+        "backward float32 float32",
+        "forward float64 float64",
+        "forward float32 int8",
+        "forward float32 uint16",
+    ],
+)
 def test_the_tiles_loops_spill_nothing(assembly: dict[str, str], cpu: str, worker: str) -> None:
     """One multiply-add for each accumulator, and no address on the stack."""
     tiles = TILE.findall(assembly[f"{cpu} {worker}"])
-    assert {(int(rows), int(vectors)) for _, rows, vectors, _ in tiles} >= {(6, 4), (1, 4), (3, 8), (1, 16)}
-    for bits, rows, vectors, body in tiles:
+    _, dtype, stored = worker.split()
+    of_all = {(6, 4), (1, 4), (1, 16)} | ({(3, 8)} if stored == dtype else set())
+    assert {(int(rows), int(vectors)) for _, _, rows, vectors, _ in tiles} >= of_all
+    for *kind, rows, vectors, body in tiles:
         (loop,) = [inside for _, inside in LOOP.findall(body) if "fmla" in inside]
-        assert bits == worker[-2:]
+        assert kind == [dtype, stored]
         assert loop.count("fmla") == int(rows) * int(vectors), (rows, vectors)
         assert "[sp" not in loop and "[x29" not in loop, f"{rows} x {vectors}:\n{loop}"
 
