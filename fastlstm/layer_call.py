@@ -324,6 +324,8 @@ def backward(layer: Parameterised, tape: Tape, dy: Any, dstate: Any) -> tuple[An
         x, rows = tape.inputs[k], slice(k * D, (k + 1) * D)
         if not sizes.raw:
             y = tape.outputs[k]
+            if y is not None:  # without padding
+                d = sizes.pack(d)
             d = directions.merge_bwd(layer.merge, d, np.zeros(0, dtype) if y is None else y)
         if tape.traced:
             tape.dys[k] = d

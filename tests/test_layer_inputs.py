@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import LSTM
+from fastlstm import LSTM, PackedSequence, reference
 
 T, B, I, H = 4, 3, 5, 6
 
@@ -250,6 +250,36 @@ def test_arrays_of_every_kind(kind: Callable[[np.ndarray], Any], options: dict[s
         np.testing.assert_array_equal(found, wanted)
     for name, value in odd.items():
         np.testing.assert_array_equal(np.array(value, dtype), plain[name], err_msg=f"{name} was written to")
+
+
+@pytest.mark.parametrize("rows", ["dense", "lengths", "packed"])
+@pytest.mark.parametrize("merge", ["sum", "mul", "ave", "none"])
+def test_how_directions_meet(merge: str, rows: str) -> None:
+    """As of the layer that puts them side by side, and its gradients of what was merged."""
+    lstm, plain = (LSTM(I, H, bidirectional=True, merge=mode, seed=0) for mode in (merge, "concat"))
+    random = np.random.default_rng(0)
+    x: Any = random.standard_normal((T, B, I), dtype=np.float32)
+    lengths = [T, 1, 0] if rows == "lengths" else None
+    if rows == "packed":
+        x = PackedSequence(x[:2].reshape(-1, I)[:5], [3, 2])
+    whole, _, tape_of_plain = plain.forward(x, lengths=lengths)
+    y, _, tape = lstm.forward(x, lengths=lengths)
+
+    def values(array: Any) -> Any:
+        return array.data if isinstance(array, PackedSequence) else array
+
+    both = values(whole)
+    forth, back = np.split(both, 2, -1)
+    found = tuple(map(values, y)) if merge == "none" else values(y)
+    np.testing.assert_array_equal(found, reference.merge(both, merge))
+    dy: Any = random.standard_normal(forth.shape, dtype=np.float32)
+    factors = {"sum": (1, 1), "ave": (0.5, 0.5), "mul": (back, forth), "none": (1, 2)}[merge]
+    d = np.concatenate([dy * np.asarray(factor, np.float32) for factor in factors], -1)
+    dx, _, grads = lstm.backward(tape, (dy, 2 * dy) if merge == "none" else dy)
+    wanted, _, theirs = plain.backward(tape_of_plain, d)
+    np.testing.assert_array_equal(values(dx), values(wanted))
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(grads[name], array)
 
 
 def test_torch_tensors() -> None:
