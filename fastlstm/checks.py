@@ -53,10 +53,14 @@ def pair(name: str, value: Any) -> tuple[Any, Any]:
     return value[0], value[1]
 
 
-def number(name: str, value: Any) -> float:
-    """A finite number."""
+def _real(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be a number, but was {value!r}")
+
+
+def number(name: str, value: Any) -> float:
+    """A finite number."""
+    _real(name, value)
     try:
         found = float(value)
     except OverflowError:  # an integer beyond all floats
@@ -68,7 +72,8 @@ def number(name: str, value: Any) -> float:
 
 def rate(name: str, value: Any) -> float:
     """A probability."""
-    if not 0 <= number(name, value) <= 1:
+    _real(name, value)
+    if not 0 <= value <= 1:
         raise ValueError(f"{name} must be a probability between 0 and 1, but was {value!r}")
     return float(value)
 
