@@ -247,11 +247,10 @@ def on_torch(options: Options, inputs: Inputs) -> tuple[Any, ...]:
     from fastlstm.torch_operator import layer
 
     x, h_0, c_0, kernel, recurrent_kernel, bias, mask = inputs
-    biases = (None, None) if bias is None else (bias, torch.zeros_like(bias))
-    weights = (kernel.t(), recurrent_kernel.t(), *biases)
+    weights = [kernel.t(), recurrent_kernel.t(), *([] if bias is None else [bias, torch.zeros_like(bias)])]
     if mask is None or bool(mask.all()):
         x = x.flip(1) if options.backwards else x
-        y, h_n, c_n = layer(x, h_0[None], c_0[None], None, True, True, *weights)
+        y, h_n, c_n = layer(x, h_0[None], c_0[None], weights, x_first=True, y_first=True, bias=bias is not None)
         return y if options.sequences else h_n[0], h_n[0], c_n[0]
     packed = packing.pack(mask.detach().cpu().numpy().T, options.backwards, options.zero_output)
     order, valid = torch.from_numpy(packed.order), packed.source >= 0
@@ -261,7 +260,8 @@ def on_torch(options: Options, inputs: Inputs) -> tuple[Any, ...]:
     if rows:
         data = x.transpose(0, 1).flatten(0, 1)[torch.from_numpy(packed.source[valid])]
         sizes = torch.from_numpy(np.count_nonzero(valid, axis=1))
-        steps, h, c = layer(data, h_n[None, :rows], c_n[None, :rows], sizes, False, False, *weights)
+        state = h_n[None, :rows], c_n[None, :rows]
+        steps, h, c = layer(data, *state, weights, sizes=sizes, bias=bias is not None)
         h_n, c_n = torch.cat([h[0], h_n[rows:]]), torch.cat([c[0], c_n[rows:]])
     back = torch.from_numpy(np.argsort(packed.order))
     rank = np.append(np.cumsum(valid) - 1, valid.sum())  # of each place in the packed rows; where it is -1, the zeros

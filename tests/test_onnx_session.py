@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import files
 from typing import Any
 
@@ -17,9 +18,11 @@ import tolerances
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from fastlstm.onnx import load, replace
+import fastlstm.onnx
+from fastlstm.onnx import load
 
 FLOAT = TensorProto.FLOAT
+replace = partial(fastlstm.onnx.replace, least_flops=0)  # which small calls are cut too
 rng = np.random.default_rng(0)
 I, H = 3, 4
 
@@ -271,6 +274,23 @@ def test_a_session_serves_many_threads() -> None:
     with ThreadPoolExecutor(4) as pool:
         for k, array in enumerate(pool.map(lambda given: found.run(None, given)[0], feeds * 20)):
             np.testing.assert_array_equal(array, expected[k % 8])
+
+
+def test_calls_that_compute_little_are_left_to_onnxruntime() -> None:
+    model, large = made([lstm("a", "x", "y"), helper.make_node("Neg", ["y"], ["z"])], ["z"], weights("a")), x(60, 9)
+    whole, ours = onnx_case.session(model), replace(model)
+    found = fastlstm.onnx.replace(model, least_flops=8 * 500 * H * (I + H))
+    for feeds in (x(), x(), large, x(3, 1)):
+        expected = (ours if feeds is large else whole).run(None, feeds)
+        np.testing.assert_array_equal(found.run(None, feeds), expected)
+    assert list(found._small.values()) == [True, False, True]
+    refused = made([lstm("a", "x", "y", layout=1)], ["y"], weights("a"))  # by onnxruntime
+    for _ in range(2):
+        np.testing.assert_array_equal(
+            fastlstm.onnx.replace(refused).run(None, feeds), replace(refused).run(None, feeds)
+        )
+    with pytest.raises(TypeError, match="least_flops must be a number"):
+        fastlstm.onnx.replace(model, least_flops="none")
 
 
 def test_names_that_are_not_the_models_are_told() -> None:

@@ -58,7 +58,7 @@ ALLOWED = {
     "models": SURFACE | {"clipping", "runtime"},
     "weights": set(),
     # An adapter whose framework wants an operator of its own stands where the layer does, on the passes; never lower.
-    **{adapter: SURFACE | {"models", "weights", "passes", "plan", "runtime"} for adapter in ADAPTERS},
+    **{adapter: SURFACE | {"models", "weights", "sequences", "passes", "plan", "runtime"} for adapter in ADAPTERS},
     "keras": SURFACE | {"models", "passes", "runtime", "torch"},  # on PyTorch it is that adapter's operator
 }
 # The one knot: a worker is looked up by its name in passes.entries when it is compiled, at the latest moment.

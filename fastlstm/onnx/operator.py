@@ -192,6 +192,16 @@ class Operator:
         """The layers."""
         return tuple(part.layer for part in self._parts)
 
+    def flops(self, X: np.ndarray) -> float:
+        """Floating-point operations of a call."""
+        return (
+            8.0
+            * self._attributes.directions
+            * self.hidden_size
+            * (self.input_size + self.hidden_size)
+            * (X.size // self.input_size)
+        )
+
     def _layer(self, given: Weights, d: int, reverse: bool) -> LSTM:
         """A layer with these weights, and the activations of direction d."""
         options: dict[str, Any] = {"reverse": reverse}
@@ -242,35 +252,28 @@ class Operator:
         lengths = None if sequence_lens is None else _lengths(sequence_lens, T, B)
         h, c = (self._state(name, value, B) for name, value in (("initial_h", initial_h), ("initial_c", initial_c)))
         if T and B:
-            found = [self._run(part, X, lengths, h, c) for part in self._parts]
-            y = found[0] if len(found) == 1 else np.concatenate(found, axis=2)
+            found = [layer(X, (h[d], c[d]), lengths=lengths) for layer, d in self._parts]
+            y, (h, c) = found[0]
+            if len(found) == 2:
+                y_back, (h_back, c_back) = found[1]
+                y, h, c = np.concatenate([y, y_back], axis=2), np.concatenate([h, h_back]), np.concatenate([c, c_back])
         else:
-            y = np.zeros((*X.shape[:2], self._attributes.directions, self.hidden_size), self.dtype)
-        if T == 0 or lengths is not None:
-            ended = slice(None) if lengths is None else lengths == 0
-            h[:, ended] = c[:, ended] = 0
+            y, h, c = np.zeros((*X.shape[:2], h.shape[0] * h.shape[2]), self.dtype), np.zeros_like(h), np.zeros_like(c)
+        if lengths is not None:
+            h[:, lengths == 0] = c[:, lengths == 0] = 0
+        y = y.reshape(*y.shape[:2], self._attributes.directions, self.hidden_size)
         if self.layout:
-            return (
-                np.ascontiguousarray(y),
-                np.ascontiguousarray(h.swapaxes(0, 1)),
-                np.ascontiguousarray(c.swapaxes(0, 1)),
-            )
+            return y, np.ascontiguousarray(h.swapaxes(0, 1)), np.ascontiguousarray(c.swapaxes(0, 1))
         return np.ascontiguousarray(y.swapaxes(1, 2)), h, c
 
-    def _run(self, part: Part, X: np.ndarray, lengths: np.ndarray | None, h: np.ndarray, c: np.ndarray) -> np.ndarray:
-        """The output of one layer, (T, B, D, H) or (B, T, D, H); h and c (D, B, H) go to their last values."""
-        d = part.directions
-        y, (h[d], c[d]) = part.layer(X, (h[d], c[d]), lengths=lengths)
-        return y.reshape(*y.shape[:2], -1, self.hidden_size)
-
     def _state(self, name: str, value: Any, B: int) -> np.ndarray:
-        """A state (D, B, H), to be written."""
+        """A state (D, B, H)."""
         D, H = self._attributes.directions, self.hidden_size
         if value is None:
             return np.zeros((D, B, H), self.dtype)
         shape, meaning = ((B, D, H), "(B, D, H)") if self.layout else ((D, B, H), "(D, B, H)")
         state = checks.shaped(name, value, self.dtype, shape, meaning)
-        return np.array(state.swapaxes(0, 1) if self.layout else state, order="C")
+        return np.ascontiguousarray(state.swapaxes(0, 1)) if self.layout else state
 
 
 def _lengths(value: Any, T: int, B: int) -> np.ndarray:

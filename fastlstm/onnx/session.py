@@ -13,7 +13,15 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    NotImplemented,
+    RuntimeException,
+)
 
+from fastlstm import checks
 from fastlstm.onnx.files import Source, read
 from fastlstm.onnx.graph import INPUTS, Scope, is_lstm, operator, subgraphs, title, used
 from fastlstm.onnx.operator import Operator
@@ -21,6 +29,12 @@ from fastlstm.onnx.operator import Operator
 Values = dict[str, Any]
 Types = dict[str, onnx.TypeProto]
 DYNAMIC = ("X", "sequence_lens", "initial_h", "initial_c")  # what an operator is called with
+# Floating-point operations of an LSTM node from which on this library gains more than the cut costs. Measured on one
+# thread at 128 units and B = 1: 3 us are gained of a million, and a cut costs 25.
+LEAST_FLOPS = 1e7
+SHAPES = 256  # of which a session remembers whether they are worth it
+CPU = ("CPUExecutionProvider",)
+REFUSALS = (Fail, InvalidArgument, InvalidGraph, NotImplemented, RuntimeException)  # models that onnxruntime cannot run
 
 
 class Segment(NamedTuple):
@@ -30,7 +44,7 @@ class Segment(NamedTuple):
     inputs: list[str]
     outputs: list[str]
 
-    def run(self, values: Values) -> None:
+    def run(self, values: Values, work: list[float]) -> None:
         feeds = {name: values[name] for name in self.inputs if name in values}
         values.update(zip(self.outputs, self.session.run(self.outputs, feeds), strict=True))
 
@@ -42,8 +56,9 @@ class Lstm(NamedTuple):
     inputs: list[str]
     outputs: list[str]
 
-    def run(self, values: Values) -> None:
-        found = self.operator(*(values[name] if name else None for name in self.inputs))
+    def run(self, values: Values, work: list[float]) -> None:
+        work.append(self.operator.flops(values[self.inputs[0]]))
+        found = self.operator(*[values[name] if name else None for name in self.inputs])
         values.update((name, value) for name, value in zip(self.outputs, found, strict=False) if name)
 
 
@@ -54,8 +69,8 @@ class Branch(NamedTuple):
     graphs: tuple[Steps, Steps]  # else, then
     outputs: list[str]
 
-    def run(self, values: Values) -> None:
-        found = self.graphs[bool(np.all(values[self.condition]))].run(dict(values))
+    def run(self, values: Values, work: list[float]) -> None:
+        found = self.graphs[bool(np.all(values[self.condition]))].run(dict(values), work)
         values.update(zip(self.outputs, found, strict=True))
 
 
@@ -66,10 +81,12 @@ class Steps(NamedTuple):
     outputs: list[str]
     constants: Values  # outputs that no step makes
 
-    def run(self, values: Values) -> list[Any]:
-        """The outputs, from the values of all that the graph takes; `values` grows."""
+    def run(self, values: Values, work: list[float]) -> list[Any]:
+        """The outputs, from the values of all that the graph takes; `values` grows, and `work` by the operations of
+        each LSTM node.
+        """
         for step in self.steps:
-            step.run(values)
+            step.run(values, work)
         return [values[name] if name in values else self.constants[name] for name in self.outputs]
 
 
@@ -85,7 +102,11 @@ class Session:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, sess_options: Any = None, providers: Sequence[Any] | None = None
+        self,
+        model: onnx.ModelProto,
+        sess_options: Any = None,
+        providers: Sequence[Any] | None = None,
+        least_flops: float = LEAST_FLOPS,
     ) -> None:
         initializers = {tensor.name for tensor in model.graph.initializer}
         self._inputs = {i.name: i.name not in initializers for i in model.graph.input}  # whether it must be fed
@@ -95,6 +116,22 @@ class Session:
         self.replaced, self.left = cutter.replaced, cutter.left
         # onnxruntime can be told other values for initializers that are inputs too, but an operator keeps its own.
         self._fixed = cutter.fixed
+        self._least = checks.number("least_flops", least_flops)
+        self._small: dict[tuple, bool] = {}  # by the shapes of inputs
+        self._whole = (model, sess_options, providers) if self.replaced and self._least > 0 else None
+        self._uncut: onnxruntime.InferenceSession | None = None
+
+    def _onnxruntimes(self, key: tuple) -> onnxruntime.InferenceSession | None:
+        """A session of the whole model, for calls of which it is known that their LSTM nodes compute little."""
+        if self._whole is not None and self._uncut is None and self._small.get(key):
+            model, options, providers = self._whole
+            try:
+                self._uncut = onnxruntime.InferenceSession(
+                    model.SerializeToString(), options, providers=providers or CPU
+                )
+            except REFUSALS:
+                self._whole = None
+        return self._uncut if self._small.get(key) else None
 
     def run(
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
@@ -132,11 +169,27 @@ class Session:
             raise ValueError(f"input_feed must have all inputs of the model, but lacks {missing}")
         if fixed := [name for name in input_feed if name in self._fixed]:
             raise ValueError(f"input_feed must not have weights of LSTM nodes that were replaced, but had {fixed}")
-        found = dict(zip(self._outputs, self._steps.run(dict(input_feed)), strict=True))
+        key = *input_feed, *[getattr(array, "shape", None) for array in input_feed.values()]
+        if (uncut := self._onnxruntimes(key)) is not None:
+            return uncut.run(output_names, input_feed)
+        work: list[float] = []
+        found = dict(zip(self._outputs, self._steps.run(dict(input_feed), work), strict=True))
+        if self._whole is not None and key not in self._small:
+            if len(self._small) >= SHAPES:
+                self._small.clear()
+            self._small[key] = sum(work) < self._least * len(work)
+            if self._small[key]:  # the same bits as of the calls that follow
+                return self.run(output_names, input_feed)
         return [found[name] for name in output_names or self._outputs]
 
 
-def replace(model: Source, sess_options: Any = None, providers: Sequence[Any] | None = None) -> Session:
+def replace(
+    model: Source,
+    sess_options: Any = None,
+    providers: Sequence[Any] | None = None,
+    *,
+    least_flops: float = LEAST_FLOPS,
+) -> Session:
     """Make a session that computes a model's LSTM nodes by this library, and the rest by onnxruntime.
 
     Parameters
@@ -145,6 +198,10 @@ def replace(model: Source, sess_options: Any = None, providers: Sequence[Any] | 
         The file, its content, or an `onnx.ModelProto`.
     sess_options, providers
         As of `onnxruntime.InferenceSession`; by default its own options, and the CPU.
+    least_flops
+        Floating-point operations that an LSTM node must compute on the average, 8 T B H (I + H) for each direction:
+        calls with inputs of such shapes that they compute less go to onnxruntime as they are, if it can run the model.
+        With 0 all calls are cut.
 
     Returns
     -------
@@ -165,11 +222,12 @@ def replace(model: Source, sess_options: Any = None, providers: Sequence[Any] | 
 
     Notes
     -----
-    Nodes that onnxruntime's CPU provider refuses, those in float64 or of layout 1, run here. Each cut costs some 20
-    microseconds: there is nothing to gain where a model is called for single steps, and its LSTM is a small part of it.
+    Nodes that onnxruntime's CPU provider refuses, those in float64 or of layout 1, run here. Each cut costs some 25
+    microseconds, as much as 30 steps of one row of 128 units gain: hence `least_flops`. The first call of a model with
+    small inputs makes a session of the whole beside those of the parts.
     """
     try:
-        return Session(read(model), sess_options, providers)
+        return Session(read(model), sess_options, providers, least_flops)
     except RecursionError as error:
         raise ValueError("the model's graphs, or the operators between a constant and a node, nest too deep") from error
 
@@ -178,7 +236,7 @@ class _Cutter:
     """Cuts the graphs of one model."""
 
     def __init__(self, model: onnx.ModelProto, options: Any, providers: Sequence[Any] | None) -> None:
-        self._model, self._options, self._providers = model, options, providers or ["CPUExecutionProvider"]
+        self._model, self._options, self._providers = model, options, providers or CPU
         if options is None:
             # Threads that spin between the segments would take the processor from the layers.
             self._options = onnxruntime.SessionOptions()

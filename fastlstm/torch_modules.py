@@ -1,0 +1,394 @@
+"""`LSTM` and `LSTMCell` as PyTorch modules."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from fastlstm import checks
+from fastlstm.cell import CellSpec, parameter_shapes
+from fastlstm.layer import CELL_OPTIONS
+from fastlstm.torch_operator import layer
+
+__all__ = ["LSTM", "LSTMCell"]
+
+State = tuple[Tensor, Tensor]
+
+
+def why_not(tensor: Tensor) -> str:
+    """Why this library cannot compute with a tensor, and the way out; empty if it can."""
+    if tensor.device.type not in ("cpu", "meta"):
+        return f"on the CPU, but is on {tensor.device}: move it with .to('cpu'), or use torch.nn's module there"
+    if tensor.dtype not in (torch.float32, torch.float64):
+        return f"float32 or float64, but is {tensor.dtype}: convert it with .float(), or use torch.nn's module"
+    return ""
+
+
+def _require(**tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if reason := why_not(tensor):
+            raise NotImplementedError(f"{name} must be {reason}")
+
+
+def _autocast(weight: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors; where autocast has lowered some, as the weights are, since this library keeps float32."""
+    if weight.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        return tuple(tensor.to(weight.dtype) if tensor.is_floating_point() else tensor for tensor in tensors)
+    return tensors
+
+
+def _text(spec: CellSpec) -> str:
+    """The options of a cell that are not its defaults, as the operator takes them."""
+    usual, found = CellSpec(bias=spec.bias, proj_size=spec.proj_size), {}
+    for name in CELL_OPTIONS:
+        value = getattr(spec, name)
+        if value != getattr(usual, name):
+            found[name] = [dataclasses.astuple(kind) for kind in value] if name == "activations" else value
+    return json.dumps(found) if found else ""
+
+
+def _given_lengths(lengths: Any, rows: int, single: bool) -> Tensor:
+    """The lengths of rows (B,)."""
+    found = torch.as_tensor(lengths).detach()
+    if found.dtype.is_floating_point or found.dtype.is_complex or found.dtype == torch.bool:
+        raise TypeError(f"lengths must be integers, but is of {found.dtype}")
+    if single and found.dim() == 0:
+        found = found.reshape(1)
+    if found.shape != (rows,):
+        raise ValueError(f"lengths must have the shape (B,) = ({rows},), but has {tuple(found.shape)}")
+    return found.to(device="cpu", dtype=torch.int64)
+
+
+class LSTM(torch.nn.RNNBase):
+    """`torch.nn.LSTM`, computed by fastlstm: the same arguments, attributes, state_dict, inputs and outputs.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
+        As for `torch.nn.LSTM`. Dropout between layers draws from torch's generator what `torch.nn.LSTM` draws.
+    forget_bias
+        Added to the initial bias of the forget gate.
+    **cell
+        Other cells than torch's: the options of `fastlstm.cell.CellSpec` (peephole, activations, coupled, clip,
+        layer_norm, zoneout, recurrent_dropout and what belongs to them). Parameters that torch's cell has not are named
+        and shaped as `fastlstm.cell.parameter_shapes` does, with `_l0` and so on appended. What is drawn while training
+        comes from torch's generator; in evaluation zoneout takes its expectation, and nothing is dropped.
+
+    Raises
+    ------
+    NotImplementedError
+        Tensors that are not on the CPU or neither float32 nor float64, and second derivatives; the message
+        names the way out.
+    TypeError, ValueError, RuntimeError
+        As `torch.nn.LSTM` raises them; and for an option of the cell that is wrong.
+
+    Notes
+    -----
+    The parameters may be changed in any way, in place or by assignment: packed copies of them are renewed when a digest
+    of the values changes. A `PackedSequence` runs without padding.
+    Under autocast this layer stays in the dtype of its parameters.
+    """
+
+    # As of a `torch.nn.LSTM` whose class was changed.
+    cell = ""  # the options, as the operator takes them
+    forget_bias = 0.0
+    zoneout = 0.0, 0.0
+    recurrent_dropout = 0.0
+    recurrent_dropout_mode = "sequence"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        forget_bias: float = 0.0,
+        **cell: Any,
+    ) -> None:
+        for name in cell:
+            if name not in CELL_OPTIONS:
+                raise TypeError(f"unknown option {name!r}: those of a cell are {', '.join(CELL_OPTIONS)}")
+        options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        # The parameters of another cell take the places of those that torch makes.
+        super().__init__("LSTM", input_size, hidden_size, *options, "meta" if cell else device, dtype)
+        checks.number("forget_bias", forget_bias)
+        spec = CellSpec(bias=bias, proj_size=proj_size, **cell)
+        if forget_bias and (spec.coupled or not bias):
+            raise ValueError(
+                "forget_bias must be 0 in a cell that has no bias for a forget gate (coupled, or bias=False), "
+                f"but was {forget_bias!r}"
+            )
+        self.forget_bias = float(forget_bias)
+        if cell:
+            self._become(spec, device, dtype)
+            self.reset_parameters()
+        elif forget_bias:
+            self._shift()
+
+    def _become(self, spec: CellSpec, device: Any, dtype: torch.dtype | None) -> None:
+        """Take the parameters of another cell."""
+        self.cell = _text(spec)
+        self.zoneout, self.recurrent_dropout = spec.zoneout, spec.recurrent_dropout
+        self.recurrent_dropout_mode = spec.recurrent_dropout_mode
+        for names in self._all_weights:
+            suffix, inputs = names[0].removeprefix("weight_ih"), getattr(self, names[0]).shape[1]
+            for name in names:
+                delattr(self, name)
+            shapes = parameter_shapes(spec, inputs, self.hidden_size)
+            names[:] = [name + suffix for name in shapes]
+            for name, shape in zip(names, shapes.values(), strict=True):
+                self.register_parameter(name, torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        self._flat_weights_names = [name for names in self._all_weights for name in names]
+        self._init_flat_weights()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters: as `torch.nn.LSTM`, ones and zeros for a normalisation, and `forget_bias` added."""
+        super().reset_parameters()
+        for name, parameter in self.named_parameters():
+            if "_ln_" in name:
+                torch.nn.init.constant_(parameter, float(name.startswith("weight")))
+        if self.forget_bias:
+            self._shift()
+
+    def _shift(self) -> None:
+        """Add `forget_bias`."""
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.startswith("bias_ih"):
+                    parameter[self.hidden_size : 2 * self.hidden_size] += self.forget_bias
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments."""
+        options = [super().extra_repr()]
+        options += [f"forget_bias={self.forget_bias}"] if self.forget_bias else []
+        options += [f"{name}={value!r}" for name, value in (json.loads(self.cell) if self.cell else {}).items()]
+        return ", ".join(options)
+
+    def forward(
+        self, input: Any, hx: State | None = None, *, lengths: Any = None, reset: Tensor | None = None
+    ) -> tuple[Any, State]:
+        """Run as `torch.nn.LSTM` does.
+
+        Parameters
+        ----------
+        input
+            (T, B, I), or (B, T, I) if `batch_first`, or (T, I) for a single sequence, or a `PackedSequence`.
+        hx
+            (h_0, c_0), each (D*L, B, H), or (D*L, H) for a single sequence; zeros if None.
+        lengths
+            (B,), integers between 0 and T, or one for a single sequence: rows end after so many steps. Nothing is
+            computed for what follows, y is 0 there, and the reverse direction starts at each row's end. A row of length
+            0 hands on its initial state.
+        reset
+            (T, B), or (B, T), or (T,), as `input` is laid out: where it is not 0, a new sequence begins at that step of
+            that row; what comes before it has no influence on what follows, and the other way round if bidirectional.
+
+        Returns
+        -------
+        y
+            (T, B, D*H), or as `input` is laid out.
+        (h_n, c_n)
+            Shaped as `hx`; the state after each row's last step.
+        """
+        sizes = order = back = None
+        x, batch_first = input, self.batch_first
+        if isinstance(input, PackedSequence):
+            for name, given in (("lengths", lengths), ("reset", reset)):
+                if given is not None:
+                    told = "its batch_sizes tell them" if name == "lengths" else "pack each sequence by itself"
+                    raise ValueError(f"{name} must be None where input is a PackedSequence: {told}")
+            x, sizes, order, back = input
+            batch_first = False
+        elif x.dim() not in (2, 3):
+            raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {x.dim()}D instead")
+        single = sizes is None and x.dim() == 2
+        if hx is not None and sizes is None and (hx[0].dim(), hx[1].dim()) != (x.dim(), x.dim()):
+            what = f"{'unbatched' if single else 'batched'} {x.dim()}-D input, hx and cx should also be {x.dim()}-D"
+            raise RuntimeError(f"For {what} but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors")
+        if single:
+            x = x.unsqueeze(0 if batch_first else 1)
+            hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+        x, h_0, c_0 = self._checked(x, hx, sizes)
+        if order is not None and hx is not None:
+            h_0, c_0 = h_0.index_select(1, order), c_0.index_select(1, order)
+        ends = {}
+        if sizes is not None:
+            ends["sizes"] = sizes
+        if lengths is not None:
+            ends["lengths"] = _given_lengths(lengths, h_0.shape[1], single)
+        if reset is not None:
+            starts = self._given_reset(reset, x, single)
+            if len(starts) == 1:  # a step of a rollout: it has a kernel of its own for states as they are
+                h_0, c_0 = self._begun(starts, h_0, c_0)
+            else:
+                ends["reset"] = starts
+        y, h_n, c_n = self._run(x, h_0, c_0, ends, batch_first)
+        if sizes is not None:
+            if back is not None:
+                h_n, c_n = h_n.index_select(1, back), c_n.index_select(1, back)
+            return PackedSequence(y, sizes, order, back), (h_n, c_n)
+        if single:
+            y, h_n, c_n = y.squeeze(0 if batch_first else 1), h_n.squeeze(1), c_n.squeeze(1)
+        return y, (h_n, c_n)
+
+    def _given_reset(self, reset: Any, x: Tensor, single: bool) -> Tensor:
+        """Where sequences begin anew, (T, B)."""
+        steps = (x.shape[0] * x.shape[1],) if single else tuple(x.shape[:2])
+        if not isinstance(reset, Tensor):
+            raise TypeError(f"reset must be a tensor, but was {type(reset).__name__}")
+        if reset.shape != steps:
+            raise ValueError(f"reset must have the shape {steps} of input's steps, but has {tuple(reset.shape)}")
+        starts = reset.detach().reshape(x.shape[:2]) != 0
+        return starts.t() if self.batch_first else starts
+
+    def _begun(self, starts: Tensor, h_0: Tensor, c_0: Tensor) -> State:
+        """The states with which a step (1, B) begins, where some rows begin anew."""
+        kept = ~starts[0][:, None]
+        if self.bidirectional:  # whose second direction ends there
+            kept = torch.stack([kept, torch.ones_like(kept)]).repeat(self.num_layers, 1, 1)
+        return torch.where(kept, h_0, 0), torch.where(kept, c_0, 0)
+
+    def _masks(self, x: Tensor, steps: int, rows: int) -> dict[str, Tensor]:
+        """What multiplies the states of a layer: drawn while training, else its expectation."""
+        D, P, masks = 2 if self.bidirectional else 1, self.proj_size or self.hidden_size, {}
+        if self.training and self.recurrent_dropout:
+            each = steps if self.recurrent_dropout_mode == "step" else 1
+            masks["recurrent"] = torch.nn.functional.dropout(x.new_ones(D, each, rows, P), self.recurrent_dropout)
+        for name, rate, n in zip(("zoneout_c", "zoneout_h"), self.zoneout, (self.hidden_size, P), strict=True):
+            if rate and self.training:
+                masks[name] = torch.bernoulli(x.new_full((D, steps, rows, n), rate))
+            elif rate:
+                masks[name] = x.new_full((1, 1, 1, n), rate)
+        return masks
+
+    def _run(
+        self, x: Tensor, h_0: Tensor, c_0: Tensor, ends: dict[str, Tensor], batch_first: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All layers; between them time comes first, so that dropout draws for the elements in torch's order."""
+        L, D, hs, cs = self.num_layers, 2 if self.bidirectional else 1, [], []
+        masked, masks = self.recurrent_dropout or self.zoneout != (0.0, 0.0), {}
+        for k in range(L):
+            weights = [getattr(self, name) for names in self._all_weights[k * D : (k + 1) * D] for name in names]
+            h, c = (h_0, c_0) if L == 1 else (h_0[k * D : (k + 1) * D], c_0[k * D : (k + 1) * D])
+            if masked:
+                steps = len(ends["sizes"]) if "sizes" in ends else x.shape[1 if batch_first and k == 0 else 0]
+                masks = self._masks(x, steps, h_0.shape[1])
+            x, h, c = layer(
+                x, h, c, weights, **ends, **masks, x_first=batch_first and k == 0,
+                y_first=batch_first and k == L - 1, cell=self.cell, bias=self.bias,
+            )  # fmt: skip
+            hs.append(h)
+            cs.append(c)
+            if self.training and self.dropout > 0 and k < L - 1:
+                x = torch.nn.functional.dropout(x, self.dropout)
+        return (x, hs[0], cs[0]) if L == 1 else (x, torch.cat(hs), torch.cat(cs))
+
+    def _checked(self, x: Tensor, hx: State | None, sizes: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x, h_0 and c_0, or torch's errors."""
+        dims = 3 if sizes is None else 2
+        weight: Tensor = self.weight_ih_l0  # type: ignore[assignment]
+        (x,) = _autocast(weight, x)
+        if x.dtype != weight.dtype:
+            raise ValueError(
+                f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
+                f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
+            )
+        _require(input=x, weight_ih_l0=weight)
+        if x.dim() != dims:
+            raise RuntimeError(f"input must have {dims} dimensions, got {x.dim()}")
+        if x.size(-1) != self.input_size:
+            sizes_told = f"Expected {self.input_size}, got {x.size(-1)}"
+            raise RuntimeError(f"input.size(-1) must be equal to input_size. {sizes_told}")
+        if x.size(1 if self.batch_first and sizes is None else 0) == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        B = int(sizes[0]) if sizes is not None else x.size(0 if self.batch_first else 1)
+        rows = (self.num_layers * (2 if self.bidirectional else 1), B)
+        shapes = (*rows, self.proj_size or self.hidden_size), (*rows, self.hidden_size)
+        if hx is None:
+            zeros = x.new_zeros(shapes[1])
+            return x, x.new_zeros(shapes[0]) if self.proj_size else zeros, zeros
+        h_0, c_0 = _autocast(weight, hx[0], hx[1])
+        for i, (state, shape) in enumerate(zip((h_0, c_0), shapes, strict=True)):
+            if tuple(state.shape) != shape:
+                raise RuntimeError(f"Expected hidden[{i}] size {shape}, got {list(state.shape)}")
+            if state.dtype != x.dtype or state.device != x.device:
+                found = f"{state.dtype} on {state.device}"
+                raise RuntimeError(f"hidden[{i}] must be {x.dtype} on {x.device}, as input is, but is {found}")
+        return x, h_0, c_0
+
+
+class LSTMCell(torch.nn.RNNCellBase):
+    """`torch.nn.LSTMCell`, computed by fastlstm: one step of one layer.
+
+    Parameters
+    ----------
+    input_size, hidden_size, bias, device, dtype
+        As for `torch.nn.LSTMCell`.
+
+    Raises
+    ------
+    NotImplementedError
+        As for `LSTM`.
+    ValueError, RuntimeError
+        As `torch.nn.LSTMCell` raises them.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor, hx: State | None = None) -> State:
+        """Run one step: (h, c), each (B, H), from x (B, I) and (h, c), zeros if None; without B for a single row."""
+        if input.dim() not in (1, 2):
+            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        for i, state in enumerate(hx or ()):
+            if state.dim() not in (1, 2):
+                raise ValueError(f"LSTMCell: Expected hx[{i}] to be 1D or 2D, got {state.dim()}D instead")
+        (x,) = _autocast(self.weight_ih, input)
+        if hx is None:
+            zeros = x.new_zeros((*x.shape[:-1], self.hidden_size))
+            hx = zeros, zeros
+        h, c = _autocast(self.weight_ih, *hx)
+        self._check(x, h, c)
+        B = 1 if x.dim() == 1 else len(x)
+        x_1 = x.reshape(1, B, self.input_size)
+        h_0, c_0 = (state.reshape(1, B, self.hidden_size) for state in (h, c))
+        weights = [self.weight_ih, self.weight_hh, *([self.bias_ih, self.bias_hh] if self.bias else [])]
+        _, h_n, c_n = layer(x_1, h_0, c_0, weights, bias=self.bias)
+        shape = (*x.shape[:-1], self.hidden_size)
+        return h_n.reshape(shape), c_n.reshape(shape)
+
+    def _check(self, x: Tensor, h: Tensor, c: Tensor) -> None:
+        """Raise torch's errors."""
+        if x.size(-1) != self.input_size:
+            raise RuntimeError(f"input has inconsistent input_size: got {x.size(-1)} expected {self.input_size}")
+        for i, state in enumerate((h, c)):
+            batch, expected = (t.size(0) if t.dim() == 2 else 1 for t in (state, x))
+            if state.size(-1) != self.hidden_size:
+                got = f"got {state.size(-1)}, expected {self.hidden_size}"
+                raise RuntimeError(f"hidden{i} has inconsistent hidden_size: {got}")
+            if batch != expected:
+                raise RuntimeError(f"Input batch size {expected} doesn't match hidden{i} batch size {batch}")
+        for name, tensor in (("input", x), ("hx[0]", h), ("hx[1]", c)):
+            if tensor.dtype != self.weight_ih.dtype:
+                dtype = self.weight_ih.dtype
+                raise RuntimeError(f"{name} must have the weights' dtype {dtype}, but has {tensor.dtype}")
+        _require(input=x, weight_ih=self.weight_ih)
