@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastlstm import checks
-from fastlstm.models import keywords
+from fastlstm.models import keywords, tensors
 
 if TYPE_CHECKING:
     from fastlstm.models.sequential import Sequential
@@ -305,6 +305,10 @@ class BackupAndRestore(Callback):
     ) -> None:
         keywords.settle("BackupAndRestore", {"save_freq": save_freq})
         self.path, self.delete_checkpoint = Path(backup_dir) / "training.safetensors", delete_checkpoint
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        for left in tensors.unfinished(self.path):  # by a process that was killed as it wrote
+            left.unlink(missing_ok=True)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         if self.delete_checkpoint:

@@ -57,6 +57,11 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metada
     _sync_folder(path.parent)
 
 
+def unfinished(path: Path) -> list[Path]:
+    """What `write` has left beside a file when its process was killed."""
+    return list(path.parent.glob(f".{path.name}.*.part"))
+
+
 def _sync_folder(folder: Path) -> None:
     """Let the new name outlast a crash of the system too, where a folder can be opened."""
     if os.name == "posix":

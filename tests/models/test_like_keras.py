@@ -128,3 +128,37 @@ def test_summaries_count_the_same_parameters():
         ours.build((9,))
         assert theirs.count_params() == ours.count_params()
         assert [w.shape for w in theirs.get_weights()] == [w.shape for w in ours.get_weights()]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_states_are_those_of_keras():
+    found, start = [], None
+    state = [rng.standard_normal((70, 5)).astype(np.float32) for _ in range(2)]
+    for k in (keras, models):
+        layer = k.layers.LSTM(5, return_sequences=True, return_state=True)
+        layer(SERIES)
+        start = layer.get_weights() if start is None else start
+        layer.set_weights(start)
+        parts = [*layer(SERIES), *layer(SERIES, initial_state=state)]
+        carried = k.Sequential([k.layers.Input(batch_shape=(70, None, 3)), k.layers.LSTM(5, stateful=True)])
+        carried.set_weights(start)
+        parts += [carried.predict(SERIES[:, at : at + 3], batch_size=70, verbose=0) for at in (0, 3, 6)]
+        found.append([np.asarray(p.detach() if hasattr(p, "detach") else p) for p in parts])
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found[1][-1], found[1][1])  # the state that was carried is the whole run's
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_of_classes_and_samples_are_those_of_keras():
+    losses, start = [], None
+    for k in (keras, models):
+        model = k.Sequential(both_directions(k))
+        model.compile(k.optimizers.SGD(0.1), k.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.evaluate(IDS[:2], CLASSES[:2], verbose=0)  # builds it
+        start = model.get_weights() if start is None else start
+        model.set_weights(start)
+        told = {"class_weight": {0: 3.0, 2: 0.5}}, {"sample_weight": np.linspace(0, 2, 70, dtype=np.float32)}
+        histories = [model.fit(IDS, CLASSES, batch_size=14, shuffle=False, verbose=0, **more) for more in told]
+        losses.append([h.history["loss"][0] for h in histories])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)

@@ -254,6 +254,58 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_weights(tmp_path):
     assert (tmp_path / "resumed").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
+DYING = """
+import os, signal, sys, fastlstm.models
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+class Half:  # a file that half of what is written reaches
+    def __init__(self, file):
+        self.file = file
+    def write(self, data):
+        self.file.write(data[: len(data) // 2])
+        self.file.flush()
+        die()
+    def __enter__(self):
+        return self
+    def __exit__(self, *error):
+        self.file.close()
+
+name, real = sys.argv.pop(), None
+if name != "in fdopen":
+    when, of = name.split()
+    real = getattr(os, of)
+    def replaced(*arguments, **options):
+        if when == "before":
+            die()
+        real(*arguments, **options)
+        die()
+    setattr(os, of, replaced)
+else:
+    real = os.fdopen
+    os.fdopen = lambda *arguments, **options: Half(real(*arguments, **options))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this system")
+def test_killed_within_a_save_a_run_goes_on_to_the_same_weights(tmp_path):
+    folder, backup = str(tmp_path), tmp_path / "training.safetensors"
+    subprocess.run([sys.executable, "-c", PROGRAM, folder], check=True)
+    for moment in ("before fdopen", "in fdopen", "before fsync", "before replace", "after replace", "in fdopen"):
+        before = backup.read_bytes() if backup.exists() else None
+        command = [sys.executable, "-c", DYING + PROGRAM, folder, "resumed", moment]
+        assert subprocess.run(command, stdout=subprocess.PIPE).returncode == -signal.SIGKILL
+        if moment == "after replace":
+            tensors.read(backup)
+        else:
+            assert (backup.read_bytes() if backup.exists() else None) == before
+        assert len(list(tmp_path.glob(".*.part"))) <= 1  # what a killed save leaves, the next run clears away
+    subprocess.run([sys.executable, "-c", PROGRAM, folder, "resumed"], check=True)
+    assert (tmp_path / "resumed").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"resumed", "whole"}
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     model = make()
     model.save(tmp_path / "model")

@@ -3,6 +3,15 @@ is to learn in small data.
 """
 
 import numpy as np
+import pytest
+
+from fastlstm import models
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """The snippets name no seed: without one, a run in twenty of the second missed 0.95 after its first 12 epochs."""
+    models.set_random_seed(1)
 
 
 def test_one_layer_and_a_softmax():
@@ -46,7 +55,7 @@ def test_both_directions_twice_and_logits():
         metrics=["accuracy"],
     )
     model.summary(print_fn=lambda text: None)
-    history = model.fit(x_train, y_train, epochs=12, validation_data=(x_train[:32], y_train[:32]), verbose=0)
+    history = model.fit(x_train, y_train, epochs=20, validation_data=(x_train[:32], y_train[:32]), verbose=0)
 
     assert history.history["accuracy"][-1] > 0.95
     assert history.history["val_accuracy"][-1] > 0.95
