@@ -1,11 +1,23 @@
 """Models of LSTMs, trained end to end, in Keras's words; with NumPy and Numba alone.
 
 A Keras program runs once its imports name this module instead: layers, losses, optimizers and the rest can be had by
-their own names here, and
-under the modules in which Keras has them.
+their own names here, and under the modules in which Keras has them.
 """
 
-from fastlstm.models import activations, callbacks, initializers, layers, losses, metrics, optimizers, schedules, text
+from fastlstm.models import (
+    activations,
+    callbacks,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    preprocessing,
+    schedules,
+    text,
+    utils,
+)
 from fastlstm.models.bidirectional import Bidirectional
 from fastlstm.models.callbacks import (
     BackupAndRestore,
@@ -77,11 +89,14 @@ __all__ = [
     "load_model",
     "losses",
     "metrics",
+    "models",
     "optimizers",
     "pad_sequences",
+    "preprocessing",
     "schedules",
     "set_random_seed",
     "text",
     "text_to_word_sequence",
     "to_categorical",
+    "utils",
 ]

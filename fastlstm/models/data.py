@@ -79,15 +79,14 @@ def inputs(model: Network, x: Any, name: str = "x") -> np.ndarray:
 
 def tokens(table: Embedding, x: np.ndarray, name: str) -> np.ndarray:
     """Token ids that a table has."""
-    ids = x.astype(np.int64, copy=False)
-    if x.dtype.kind == "f" and not (np.isfinite(x).all() and (ids == x).all()):
+    if x.dtype.kind == "f" and not (np.isfinite(x).all() and (np.floor(x) == x).all()):
         raise ValueError(f"{name} must be whole token ids for layer {table.name}, but has other numbers")
-    if ids.min() < 0 or ids.max() >= table.input_dim:
+    if x.min() < 0 or x.max() >= table.input_dim:
         raise ValueError(
             f"{name} must be token ids in 0..{table.input_dim - 1} (input_dim of layer "
-            f"{table.name}), but goes from {ids.min()} to {ids.max()}"
+            f"{table.name}), but goes from {x.min()} to {x.max()}"
         )
-    return ids
+    return x.astype(np.int64, copy=False)
 
 
 def samples(
@@ -131,5 +130,5 @@ def _class_weights(y: np.ndarray, out_shape: tuple[int | None, ...], classes: An
         number = y.argmax(axis=-1) if y.shape[-1] > 1 else (y[:, 0] > 0.5).astype(np.int64)
     table = np.ones(max(int(number.max()), *(checks.size("class_weight", k, least=0) for k in classes)) + 1)
     for k, weight in classes.items():
-        table[k] = float(weight)
+        table[k] = checks.number(f"class_weight of class {k}", weight)
     return table[number]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class BinaryAccuracy(Metric):
     """
 
     def __init__(self, name: str = "binary_accuracy", threshold: float = 0.5) -> None:
-        super().__init__(name, lambda y, out: _binary(y, out, self.threshold))
+        super().__init__(name, partial(_binary, threshold=float(threshold)))
         self.threshold = float(threshold)
 
     def get_config(self) -> dict[str, Any]:

@@ -110,4 +110,7 @@ def test_the_public_names():
     assert sorted(models.__all__) == sorted(set(models.__all__))
     for name in models.__all__:
         assert getattr(models, name) is not None
+    assert models.models.Sequential is models.Sequential and models.utils.to_categorical is models.to_categorical
+    assert models.preprocessing.sequence.pad_sequences is models.preprocessing.text.pad_sequences
+    assert models.optimizers.schedules.CosineDecay is models.CosineDecay
     assert {"Sequential", "LSTM", "Bidirectional", "Tokenizer", "pad_sequences", "load_model"} <= set(models.__all__)

@@ -262,6 +262,8 @@ Y = np.array([0, 1, 2, 0, 1, 2])
         ),
         (shape_model, X, Y, {"validation_data": X}, TypeError, "validation_data must be"),
         (shape_model, X, Y, {"class_weight": [1, 2]}, TypeError, "class_weight must be a mapping"),
+        (shape_model, X, Y, {"class_weight": {1: np.nan}}, ValueError, "class_weight of class 1 must be finite"),
+        (shape_model, X, Y, {"class_weight": {1: "2"}}, TypeError, "class_weight of class 1 must be a number"),
         (shape_model, X, Y, {"sample_weight": [1, 2]}, ValueError, "sample_weight must have the shape"),
         (shape_model, X, Y, {"verbose": 7}, ValueError, "verbose must be 0, 1, 2 or 'auto'"),
         (shape_model, X, Y, {"callbacks": [print]}, TypeError, "callbacks must be Callback objects"),
@@ -275,6 +277,15 @@ Y = np.array([0, 1, 2, 0, 1, 2])
         ),
         (classifier, IDS - 1, LABELS, {}, ValueError, "goes from -1 to 18"),
         (classifier, IDS + 0.5, LABELS, {}, ValueError, "x must be whole token ids"),
+        (classifier, IDS * np.nan, LABELS, {}, ValueError, "x must be whole token ids"),
+        (
+            classifier,
+            IDS.astype(np.uint64) + np.uint64(2**63),
+            LABELS,
+            {},
+            ValueError,
+            r"x must be token ids in 0\.\.19",
+        ),
         (classifier, IDS, LABELS * 2, {}, ValueError, "y must lie between 0 and 1"),
         (classifier, IDS, LABELS * np.nan, {}, ValueError, "y must be finite"),
         (classifier, [[1, 2], [3]], [0, 1], {}, ValueError, "pad_sequences makes them equal"),
@@ -353,7 +364,7 @@ def test_an_input_may_stand_before_an_embedding():
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_a_copy_goes_on_by_itself(copied):
     model = Sequential([Input((5, 2)), Bidirectional(LSTM(3, return_sequences=True)), LSTM(4), Dense(2)], seed=5)
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", [models.BinaryAccuracy(threshold=0.2), "mae"])
     x, y = rng.standard_normal((12, 5, 2)), rng.standard_normal((12, 2))
     model.fit(x, y, epochs=1)
     other, before = copied(model), model.predict(x)
