@@ -76,6 +76,7 @@ def _inner_loop(
         first_state=keras.backend.backend() in ("jax", "numpy") and not layer.unroll,  # as their loops have it
         bias=inputs.bias is not None,
         mask=inputs.mask is not None,
+        training=bool(training),
     )
     y, h_n, c_n = BACKENDS[keras.backend.backend()](options, inputs)
     if not layer.return_sequences:

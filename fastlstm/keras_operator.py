@@ -1,24 +1,20 @@
 """One LSTM layer in Keras's terms, for each of Keras's backends.
 
 On PyTorch it is the registered operator of `fastlstm.torch`. JAX and TensorFlow call back into Python with the arrays;
-their gradient computes the forward pass again, since handing the tape through the framework would copy it twice, which
-takes longer up to some 100 units. Masked steps are never computed (see `fastlstm.models.packing`).
+of the tape their graphs see but a number (see `keras_cores`). Masked steps are never computed (see
+`fastlstm.models.packing`).
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-import fastlstm
+from fastlstm import keras_cores as cores
 from fastlstm.models import packing
-from fastlstm.passes.packing import digest
-from fastlstm.runtime.variant import Variant
 
 
 class Options(NamedTuple):
@@ -31,6 +27,7 @@ class Options(NamedTuple):
     first_state: bool  # y of masked steps before all others is h_0 rather than zeros, unless zero_output
     bias: bool  # which of the optional inputs there are
     mask: bool
+    training: bool  # whether a gradient is likely to be asked for
 
 
 class Inputs(NamedTuple):
@@ -52,34 +49,6 @@ class Inputs(NamedTuple):
 
 # --- on arrays --------------------------------------------------------------------------------------------------------
 
-_MOST = 64  # layers whose packed weights a thread keeps
-_cores = threading.local()
-
-
-def _core(options: Options, inputs: Inputs, batch_first: bool) -> fastlstm.LSTM:
-    """This thread's `fastlstm.LSTM` for a layer, with the parameters given; they are copied only if they changed."""
-    known: OrderedDict[tuple, list] = vars(_cores).setdefault("known", OrderedDict())
-    kernel, recurrent_kernel, bias = inputs[3:6]
-    key = (options.layer, kernel.shape, kernel.dtype, options.bias, batch_first)
-    if key not in known:
-        I, H = len(kernel), len(recurrent_kernel)
-        core = fastlstm.LSTM(I, H, 1, options.bias, batch_first, dtype=kernel.dtype, seed=0)
-        known[key] = [core, None]
-        while len(known) > _MOST:
-            known.popitem(last=False)
-    known.move_to_end(key)
-    core, before = known[key]
-    given = [np.ascontiguousarray(part) for part in (kernel, recurrent_kernel, bias) if part is not None]
-    mark = digest(Variant(kernel.dtype.name), given)
-    if mark != before:
-        core.parameters["weight_ih_l0"][...] = kernel.T
-        core.parameters["weight_hh_l0"][...] = recurrent_kernel.T
-        if bias is not None:
-            core.parameters["bias_ih_l0"][...] = bias
-            core.parameters["bias_hh_l0"].fill(0)
-        known[key][1] = mark
-    return core
-
 
 def _inputs(options: Options, arrays: tuple[Any, ...]) -> Inputs:
     """What `Inputs.given` gave."""
@@ -95,71 +64,85 @@ class _Done(NamedTuple):
     y: np.ndarray
     h_n: np.ndarray
     c_n: np.ndarray
-    core: fastlstm.LSTM
     packed: packing.Packing | None
     tape: Any  # of the core, or of the run over a packing
 
 
-def _run(options: Options, inputs: Inputs, training: bool) -> _Done:
-    x, h_0, c_0, mask = *inputs[:3], inputs.mask
-    if mask is not None and not mask.all():
-        return _masked_run(options, inputs, training)
-    core, tape = _core(options, inputs, batch_first=True), None
-    x = np.ascontiguousarray(x[:, ::-1]) if options.backwards else x
+def _core(options: Options, inputs: Inputs) -> cores.Core:
+    """A core for a call, with the batch first unless something is masked."""
+    masked = inputs.mask is not None and not inputs.mask.all()
+    return cores.take(options.layer, *inputs[3:6], batch_first=not masked)
+
+
+def _run(options: Options, inputs: Inputs, core: cores.Core, training: bool) -> _Done:
+    x, h_0, c_0 = inputs[:3]
+    if not core.lstm.batch_first:
+        return _masked_run(options, inputs, core, training)
+    x, tape = np.ascontiguousarray(x[:, ::-1]) if options.backwards else x, None
     if training:
-        y, (h, c), tape = core.forward(x, (h_0[None], c_0[None]))
+        y, (h, c), tape = core.lstm.forward(x, (h_0[None], c_0[None]))
     else:
-        y, (h, c) = core(x, (h_0[None], c_0[None]))
-    return _Done(y if options.sequences else h[0], h[0], c[0], core, None, tape)
+        y, (h, c) = core.lstm(x, (h_0[None], c_0[None]))
+    return _Done(y if options.sequences else h[0], h[0], c[0], None, tape)
 
 
-def _masked_run(options: Options, inputs: Inputs, training: bool) -> _Done:
-    core = _core(options, inputs, batch_first=False)
+def _masked_run(options: Options, inputs: Inputs, core: cores.Core, training: bool) -> _Done:
     packed = packing.pack(inputs.mask.T, options.backwards, options.zero_output)
     x, order = packing.take(inputs.x.transpose(1, 0, 2), packed.source), packed.order
     state = inputs.h_0[order][None], inputs.c_0[order][None]
-    y, (h, c), tape = packing.run(core, x, state, packed.lengths, training)
+    y, (h, c), tape = packing.run(core.lstm, x, state, packed.lengths, training)
     h_n, c_n = np.empty_like(h[0]), np.empty_like(c[0])
     h_n[order], c_n[order] = h[0], c[0]
     places = packed.place if options.sequences else packed.place[-1]
     y = packing.take(y, places)
     if options.first_state and not options.zero_output:
         y = np.where((places < 0)[..., None], inputs.h_0, y)
-    return _Done(y.transpose(1, 0, 2) if options.sequences else y, h_n, c_n, core, packed, tape)
+    return _Done(y.transpose(1, 0, 2) if options.sequences else y, h_n, c_n, packed, tape)
 
 
 def forward(options: Options, *arrays: Any) -> tuple[np.ndarray, ...]:
-    """y, h_n and c_n of `Inputs`, without what is None there."""
-    done = _run(options, _inputs(options, arrays), training=False)
-    return tuple(map(np.ascontiguousarray, done[:3]))
+    """y, h_n and c_n of `Inputs`, without what is None there; in training also the number of the tape."""
+    inputs = _inputs(options, arrays)
+    core = _core(options, inputs)
+    done = _run(options, inputs, core, options.training)
+    found = tuple(map(np.ascontiguousarray, done[:3]))
+    if not options.training:
+        cores.give(core)
+        return found
+    N, T, _ = inputs.x.shape
+    return *found, np.array(cores.keep(done, core, 6 * N * T * inputs.h_0.nbytes // max(N, 1)), np.int32)
 
 
-def backward(options: Options, dy: Any, dh_n: Any, dc_n: Any, *arrays: Any) -> tuple[np.ndarray, ...]:
-    """The gradients of all arrays but the mask, from those of y, h_n and c_n."""
+def backward(options: Options, number: Any, dy: Any, dh_n: Any, dc_n: Any, *arrays: Any) -> tuple[np.ndarray, ...]:
+    """The gradients of all arrays but the mask, from those of y, h_n and c_n, and the number of the tape."""
     inputs = _inputs(options, arrays)
     dy, dh, dc = map(np.asarray, (dy, dh_n, dc_n))
-    _, _, _, core, packed, tape = _run(options, inputs, training=True)
+    if (kept := cores.claim(int(number))) is None:
+        core = _core(options, inputs)
+        kept = _run(options, inputs, core, training=True), core
+    (_, _, _, packed, tape), core = kept
     if packed is not None:
         dx, dh_0, dc_0, grads = _masked_backward(options, inputs, core, packed, tape, dy, dh, dc)
     else:
         if not options.sequences:
             dy, dh = np.zeros((*inputs.x.shape[:2], dh.shape[-1]), dh.dtype), dh + dy
-        dx, (dh_0, dc_0), grads = core.backward(tape, dy, (dh[None], dc[None]))
+        dx, (dh_0, dc_0), grads = core.lstm.backward(tape, dy, (dh[None], dc[None]))
         dx, dh_0, dc_0 = dx[:, ::-1] if options.backwards else dx, dh_0[0], dc_0[0]
+    cores.give(core)
     found = [dx, dh_0, dc_0, grads["weight_ih_l0"].T, grads["weight_hh_l0"].T]
     found += [grads["bias_ih_l0"]] if inputs.bias is not None else []
     return tuple(map(np.ascontiguousarray, found))
 
 
 def _masked_backward(
-    options: Options, inputs: Inputs, core: fastlstm.LSTM, packed: packing.Packing, tape: Any, dy: Any, dh: Any, dc: Any
+    options: Options, inputs: Inputs, core: cores.Core, packed: packing.Packing, tape: Any, dy: Any, dh: Any, dc: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """dx, dh_0, dc_0 and the gradients of the core's parameters."""
     N, H = dh.shape
     places, order = packed.place if options.sequences else packed.place[-1], packed.order
     shown = dy.transpose(1, 0, 2) if options.sequences else dy
     d = packing.untake(shown, places, (tape.shape[0], N, H))
-    dx, (dh_first, dc_first), grads = packing.run_backward(core, tape, d, (dh[order][None], dc[order][None]))
+    dx, (dh_first, dc_first), grads = packing.run_backward(core.lstm, tape, d, (dh[order][None], dc[order][None]))
     dh_0, dc_0 = np.empty_like(dh), np.empty_like(dc)
     dh_0[order], dc_0[order] = dh_first[0], dc_first[0]
     if options.first_state and not options.zero_output:
@@ -189,20 +172,26 @@ def _jax_operator() -> Callable:
     def called(function: Callable, shapes: list[Any], *arrays: Any) -> Any:
         return jax.pure_callback(function, tuple(shapes), *arrays, vmap_method="sequential")
 
-    @partial(jax.custom_vjp, nondiff_argnums=(0,))
-    def layer(options: Options, *arrays: Any) -> Any:
+    def forward_of(options: Options, arrays: tuple[Any, ...]) -> Any:
         x, state = arrays[0], arrays[1]
         rows = (*x.shape[:2], state.shape[1]) if options.sequences else state.shape
         shapes = [jax.ShapeDtypeStruct(shape, x.dtype) for shape in (rows, state.shape, state.shape)]
+        shapes += [jax.ShapeDtypeStruct((), np.int32)] if options.training else []
         return called(_host(forward, options), shapes, *arrays)
 
-    def ahead(options: Options, *arrays: Any) -> Any:
-        return layer(options, *arrays), arrays
+    @partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def layer(options: Options, *arrays: Any) -> Any:
+        return forward_of(options._replace(training=False), arrays)
 
-    def back(options: Options, arrays: Any, douts: Any) -> Any:
+    def ahead(options: Options, *arrays: Any) -> Any:
+        *outputs, number = forward_of(options._replace(training=True), arrays)
+        return tuple(outputs), (number, arrays)
+
+    def back(options: Options, kept: Any, douts: Any) -> Any:
+        number, arrays = kept
         count = len(arrays) - options.mask
         shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays[:count]]
-        return (*called(_host(backward, options), shapes, *douts, *arrays), *[None] * options.mask)
+        return (*called(_host(backward, options), shapes, number, *douts, *arrays), *[None] * options.mask)
 
     layer.defvjp(ahead, back)
     return layer
@@ -223,13 +212,15 @@ def on_tensorflow(options: Options, inputs: Inputs) -> tuple[Any, ...]:
 
     @tf.custom_gradient
     def layer(*arrays: Any) -> Any:
-        y, h_n, c_n = tf.numpy_function(_host(forward, options), [*arrays, *mask], [dtype] * 3, stateful=False)
+        types, given = [dtype] * 3 + [tf.int32] * options.training, [*arrays, *mask]
+        y, h_n, c_n, *number = tf.numpy_function(_host(forward, options), given, types, stateful=options.training)
+        number = number or [tf.constant(-1)]
         y.set_shape((*inputs.x.shape[:2], state_shape[1]) if options.sequences else state_shape)
         h_n.set_shape(state_shape)
         c_n.set_shape(state_shape)
 
         def gradient(*douts: Any) -> Any:
-            arguments = [*douts, *arrays, *mask]
+            arguments = [*number, *douts, *arrays, *mask]
             found = tf.numpy_function(_host(backward, options), arguments, [dtype] * len(arrays), stateful=False)
             for one, array in zip(found, arrays, strict=True):
                 one.set_shape(array.shape)
