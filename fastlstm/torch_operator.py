@@ -64,9 +64,19 @@ def _differentiate(ctx: Any, *douts: Tensor | None) -> tuple[Any, ...]:
     return dx, dh_0, dc_0, *[None] * (_OPTIONS - 3), grads
 
 
+_WAY_OUT = "use torch.nn.LSTM, which loads the same state_dict, where one is needed"
+
+
 def _refuse(ctx: Any, *_: Any) -> None:
-    way_out = "use torch.nn.LSTM, which loads the same state_dict, where one is needed"
-    raise NotImplementedError(f"fastlstm.torch has no second derivative: {way_out}")
+    raise NotImplementedError(f"fastlstm.torch has no second derivative: {_WAY_OUT}")
+
+
+def _refuse_forward_mode(ctx: Any, *_: Any) -> None:
+    raise NotImplementedError(f"fastlstm.torch has no derivative in forward mode: {_WAY_OUT}")
+
+
+def _refuse_vmap(info: Any, in_dims: Any, *_: Any) -> None:
+    raise NotImplementedError("fastlstm.torch has no vmap: make the axis a part of the batch's")
 
 
 _layer.register_autograd(_differentiate, setup_context=_save)
@@ -95,6 +105,9 @@ class _Layer(torch.autograd.Function):
         *found, grads = _differentiate(ctx, *douts)
         return *found, *grads
 
+    jvp = staticmethod(_refuse_forward_mode)
+    vmap = staticmethod(_refuse_vmap)
+
 
 class _LayerBackward(torch.autograd.Function):
     """The gradient."""
@@ -108,6 +121,7 @@ class _LayerBackward(torch.autograd.Function):
         """Keep nothing: there is no second derivative."""
 
     backward = staticmethod(_refuse)
+    vmap = staticmethod(_refuse_vmap)
 
 
 for _function in (_Layer, _LayerBackward):  # torch asks at every call for the signature: 25 us
@@ -118,7 +132,7 @@ def _apply(operator: Any, function: type[torch.autograd.Function], body: Any, in
     """Run an operator by the shortest way on which all see it who must."""
     x = inputs[0]
     plain = not torch.compiler.is_compiling() and type(x) is Tensor and x.device.type == "cpu"
-    if not plain or torch._C._len_torch_dispatch_stack():
+    if not plain or torch._C._len_torch_dispatch_stack() or torch.jit.is_tracing():
         return operator(*inputs)  # somebody traces, or there are no values
     return function.apply(*inputs[:-1], *inputs[-1]) if torch.is_grad_enabled() else body(*inputs)
 

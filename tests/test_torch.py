@@ -259,6 +259,15 @@ def test_second_derivative_is_refused() -> None:
         gradient.sum().backward()
 
 
+@pytest.mark.filterwarnings("default")  # jvp's own
+def test_forward_mode_and_vmap_are_refused() -> None:
+    module, x = fastlstm.torch.LSTM(3, 4), torch.randn(3, 2, 3)
+    with pytest.raises(NotImplementedError, match=r"no derivative in forward mode: use torch\.nn\.LSTM"):
+        torch.func.jvp(lambda one: module(one)[0], (x,), (x,))
+    with pytest.raises(NotImplementedError, match="no vmap: make the axis a part of the batch's"):
+        torch.func.vmap(lambda one: module(one)[0])(x[None])
+
+
 def test_parameters_changed_between_forward_and_backward() -> None:
     module = fastlstm.torch.LSTM(3, 4)
     loss = module(torch.randn(3, 2, 3))[0].sum()
@@ -301,6 +310,14 @@ def test_export() -> None:
     x = torch.randn(5, 9, 5)
     for program in (exported, torch.export.load(file)):
         torch.testing.assert_close(program.module()(x), theirs(x))
+
+
+@pytest.mark.filterwarnings("default")
+def test_trace_without_gradients() -> None:
+    ours, x = fastlstm.torch.LSTM(5, 7, num_layers=2, bidirectional=True), torch.randn(4, 3, 5)
+    with torch.no_grad():
+        traced, other = torch.jit.trace(ours, (x,)), torch.randn(6, 2, 5)
+        assert torch.equal(traced(other)[0], ours(other)[0])
 
 
 @pytest.mark.filterwarnings("default")
