@@ -1,6 +1,6 @@
 """What lengths, resets and other cells cost beside the plain call, as the tables of `docs/variants.md`.
 
-    python benchmarks/variants.py [--threads 1] [--rounds 15]
+    python benchmarks/variants.py [--threads 1] [--rounds 15] [--cell "layer normalisation"]
 
 Each figure is a ratio of medians over interleaved rounds, in one process but for PyTorch's, which has its own.
 """
@@ -115,27 +115,29 @@ def resets_table(rounds: int) -> None:
     click.echo(f"\nT {T}, B {B}, H {H}, 2 % resets: {found['with resets'] / found['plain']:.3f} of the plain call\n")
 
 
-def cells_table(rounds: int) -> None:
+def cells_table(rounds: int, cells: dict[str, dict]) -> None:
     T, B, H = 200, 32, 128
     x = np.random.default_rng(0).standard_normal((T, B, H), np.float32)
-    layers = {name: fastlstm.LSTM(H, H, seed=0, **options) for name, options in ({"plain": {}} | CELLS).items()}
+    layers = {name: fastlstm.LSTM(H, H, seed=0, **options) for name, options in ({"plain": {}} | cells).items()}
     infer = medians({name: inference(lstm, x) for name, lstm in layers.items()}, rounds)
     train = medians({name: training(lstm, x) for name, lstm in layers.items()}, rounds)
     click.echo(f"B {B}, T {T}, H {H} (`speech`): time over the plain cell's\n")
     click.echo("| | inference | training |\n|---|---|---|")
-    for name in CELLS:
+    for name in cells:
         click.echo(f"| {name} | {infer[name] / infer['plain']:.2f} | {train[name] / train['plain']:.2f} |")
 
 
 @click.command()
 @click.option("--threads", default=1, show_default=True)
 @click.option("--rounds", default=15, show_default=True)
-def main(threads: int, rounds: int) -> None:
+@click.option("--cell", "cells", multiple=True, type=click.Choice(list(CELLS)), help="These cells alone.")
+def main(threads: int, rounds: int, cells: tuple[str, ...]) -> None:
     """Print the tables, in Markdown."""
     fastlstm.set_num_threads(threads)
-    lengths_table(rounds, threads)
-    resets_table(rounds)
-    cells_table(rounds)
+    if not cells:
+        lengths_table(rounds, threads)
+        resets_table(rounds)
+    cells_table(rounds, {name: CELLS[name] for name in cells or CELLS})
 
 
 if __name__ == "__main__":

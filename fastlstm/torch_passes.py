@@ -17,7 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from fastlstm.cell import CellSpec, parameter_shapes
 from fastlstm.passes import calls, packing
-from fastlstm.passes.frames import ROWS
+from fastlstm.passes.frames import MOMENTS, ROWS
 from fastlstm.passes.short_step import ShortBackward, ShortStep
 from fastlstm.plan import plan_backward, plan_forward
 from fastlstm.runtime.threads import get_num_threads
@@ -283,7 +283,7 @@ def _widths(call: Inputs) -> list[int]:
     P, H = call.h_0.shape[2], call.c_0.shape[2]
     keeps = call.ends or call.cell or P != H
     normed = options_of(call.cell).get("layer_norm")
-    return [4 * H, H, P if keeps else 0, *([4 * H, 4 * H, 2] if normed else [0, 0, 0])]
+    return [4 * H, H, P if keeps else 0, *([4 * H, 4 * H, MOMENTS] if normed else [0, 0, 0])]
 
 
 def outputs(*inputs: Any) -> tuple[Tensor, ...]:
@@ -301,12 +301,12 @@ def _taped(call: Inputs, tape: Tensor, rows: int, variant: Variant) -> list[call
     ends = [0, *np.cumsum(widths).tolist()]
     for flat in tape.numpy():
         parts = [flat[rows * a :][: rows * n].reshape(rows, n) for a, n in zip(ends, widths, strict=False)]
-        gates, cells, before, units_ih, units_hh, deviations = parts
+        gates, cells, before, units_ih, units_hh, moments = parts
         taped = calls.Taped(gates.reshape(rows, 4, H), cells)
         taped = taped._replace(inputs=before) if variant.keeps else taped
         if variant.normed:
             units = (units_ih.reshape(rows, 4, H), units_hh.reshape(rows, 4, H))
-            taped = taped._replace(units_ih=units[0], units_hh=units[1], deviations=deviations)
+            taped = taped._replace(units_ih=units[0], units_hh=units[1], moments=moments)
         found.append(taped)
     return found
 

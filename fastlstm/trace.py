@@ -204,9 +204,9 @@ def _recurrent(spec: CellSpec, taped: Taped, p: dict[str, np.ndarray]) -> np.nda
     there = [GATES.index(gate) for gate in spec.gates]
     d = taped.gates[:, there].reshape(len(taped.gates), -1)
     if spec.layer_norm:
-        assert taped.units_hh is not None and taped.deviations is not None
+        assert taped.units_hh is not None and taped.moments is not None
         units = taped.units_hh[:, there].reshape(d.shape)
         d = d * p["weight_ln_hh"]
         d = d - d.mean(axis=1, keepdims=True) - units * (d * units).mean(axis=1, keepdims=True)
-        d *= taped.deviations[:, 1:]
+        d *= taped.moments[:, 1:2]
     return d @ p["weight_hh"]

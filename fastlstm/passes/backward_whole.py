@@ -15,8 +15,9 @@ from fastlstm.passes.backward_step import (
     keep_cells,
     store_gates,
 )
-from fastlstm.passes.forward_whole import WHOLE_ROWS, moments
-from fastlstm.passes.frames import Backward
+from fastlstm.passes.denormalise import denormalise, weighed_gates
+from fastlstm.passes.forward_whole import WHOLE_ROWS
+from fastlstm.passes.frames import MOMENTS, Backward
 from fastlstm.passes.rows import rank, taped
 from fastlstm.passes.weight_gradient import ZEROS, vectors_of
 from fastlstm.runtime.jit import kernel, read
@@ -60,7 +61,8 @@ def outputs_bwd(v, frame, lot, t, preceding, older, base, row, dr, inner, direct
         keep_cells(v, f, lot, t, base, row, u, c_before, c)
     mean, inverse = 0.0, 1.0
     if v.normed:
-        mean, inverse = moments(inner, H)
+        moments = pointer(f.moments, v) + here * MOMENTS
+        inverse, mean = moments[2], moments[3]
     sum_dn, sum_dn_u = zero, zero
     for u in range(0, H, count):
         n = H - u
@@ -98,11 +100,15 @@ def outputs_bwd(v, frame, lot, t, preceding, older, base, row, dr, inner, direct
 
 
 @kernel
-def memories_bwd(v, frame, lot, t, preceding, older, row, direct, dg_after):
-    """dz_i, dz_f and dz_g over the gates on the tape, and dc of the step before, for one row."""
+def memories_bwd(v, frame, lot, t, preceding, older, base, row, direct, dg_after):
+    """dz_i, dz_f and dz_g over the gates on the tape, dc of the step before, and what the next step takes of dG, for
+    one row.
+    """
     f = read(frame, Backward)
-    count, H = lanes(direct), f.H
-    gates = pointer(f.gates, v) + taped(v, f, lot, t, row) * 4 * H
+    count, H, here = lanes(direct), f.H, taped(v, f, lot, t, row)
+    gates, after = pointer(f.gates, v) + here * 4 * H, dg_after + row * f.dg_row
+    zero = splat(0.0, direct)
+    sum_d_ih, sum_du_ih, sum_d_hh, sum_du_hh = zero, zero, zero, zero
     for u in range(0, H, count):
         n = H - u
         dc_at = pointer(f.dc, v) + (row * f.c_row + u)
@@ -117,42 +123,20 @@ def memories_bwd(v, frame, lot, t, preceding, older, row, direct, dg_after):
             dc = dc + load(direct + u)
         store(dc_at, dc)
         store_gates(at, H, n, dz_i, dz_f, dz_g, dz_o)
-        if not v.normed:
-            store_gates(dg_after + (row * f.dg_row + u), H, n, dz_i, dz_f, dz_g, dz_o)
-
-
-@kernel
-def denormalise(v, frame, dz, units, gain, inverse, out):
-    """From the gradient of gain * units, (4, H) each, to that of what was normalised."""
-    f = read(frame, Backward)
-    count, H = lanes(dz), f.H
-    n = H * (3 if v.coupled else 4)
-    sum_d, sum_du = splat(0.0, dz), splat(0.0, dz)
-    for u in range(0, 4 * H, count):
-        d = load(dz + u, 4 * H - u) * load(gain + u, 4 * H - u)
-        sum_d, sum_du = sum_d + d, fma(d, load(units + u, 4 * H - u), sum_du)
-    mean_d, mean_du = total(sum_d) / n, total(sum_du) / n
-    for u in range(0, 4 * H, count):
-        m = 4 * H - u
-        d = load(dz + u, m) * load(gain + u, m)
-        store(out + u, (d - mean_d - load(units + u, m) * mean_du) * inverse, m)
-    if v.coupled:
-        for u in range(H, 2 * H, count):
-            store(out + u, splat(0.0, dz), 2 * H - u)
-
-
-@kernel
-def denormalised(v, frame, lot, t, base, row, dg_after):
-    """du and dv of one row from dG, for W x and R h."""
-    f = read(frame, Backward)
-    here = taped(v, f, lot, t, row)
-    dz, at = pointer(f.gates, v) + here * 4 * f.H, here * 4 * f.H
-    du, dv = pointer(f.du, v) + (here - base) * 4 * f.H, pointer(f.dv, v) + (here - base) * 4 * f.H
-    deviations = pointer(f.deviations, v)
-    denormalise(v, frame, dz, pointer(f.units_ih, v) + at, pointer(f.gain_ih, v), deviations[2 * here], du)
-    denormalise(v, frame, dz, pointer(f.units_hh, v) + at, pointer(f.gain_hh, v), deviations[2 * here + 1], dv)
-    for u in range(0, 4 * f.H, lanes(dz)):
-        store(dg_after + (row * f.dg_row + u), load(dv + u, 4 * f.H - u), 4 * f.H - u)
+        if v.normed:
+            units = here * 4 * H + u
+            sum_d_ih, sum_du_ih = weighed_gates(
+                dz_i, dz_f, dz_g, dz_o, pointer(f.gain_ih, v) + u, pointer(f.units_ih, v) + units, H, n,
+                sum_d_ih, sum_du_ih,
+            )  # fmt: skip
+            sum_d_hh, sum_du_hh = weighed_gates(
+                dz_i, dz_f, dz_g, dz_o, pointer(f.gain_hh, v) + u, pointer(f.units_hh, v) + units, H, n,
+                sum_d_hh, sum_du_hh,
+            )  # fmt: skip
+        else:
+            store_gates(after + u, H, n, dz_i, dz_f, dz_g, dz_o)
+    if v.normed:
+        denormalise(v, frame, here, base, sum_d_ih, sum_du_ih, sum_d_hh, sum_du_hh, after)
 
 
 @kernel
@@ -198,11 +182,8 @@ def step_by_row(
     if v.full and v.output_new:
         product(rows, H, H, gates + 3 * H, gates_row, pointer(f.w_ch_new, v), dc, f.c_row, dc, f.c_row)
     for r in range(rows):
-        memories_bwd(v, frame, lot, t, preceding, older, row + r, direct + r * f.c_row, dg_after)
+        memories_bwd(v, frame, lot, t, preceding, older, base, row + r, direct + r * f.c_row, dg_after)
     if v.full:
         product(rows, H, 4 * H, gates, gates_row, pointer(f.w_ch, v), dc, f.c_row, dc, f.c_row)
-    if v.normed:
-        for r in range(rows):
-            denormalised(v, frame, lot, t, base, row + r, dg_after)
     if v.ragged and f.resets != 0:
         cut_off(v, frame, lot, t, row, rows, 0, H, dg_after)

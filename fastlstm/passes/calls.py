@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.cell import CellSpec
-from fastlstm.passes.frames import ZEROS, Backward, Forward, block_elements
+from fastlstm.passes.frames import MEANS, MOMENTS, ZEROS, Backward, Forward, block_elements
 from fastlstm.passes.packing import Gradients, Transposed, Weights, frame_of, padded, zeros
 from fastlstm.plan import GFLOPS, Plan
 from fastlstm.runtime.memory import LINE, address, pool
@@ -55,7 +55,7 @@ class Taped(NamedTuple):
     inputs: np.ndarray | None = None  # (N, P)
     units_ih: np.ndarray | None = None  # (N, 4, H)
     units_hh: np.ndarray | None = None  # (N, 4, H)
-    deviations: np.ndarray | None = None  # (N, 2)
+    moments: np.ndarray | None = None  # (N, MOMENTS)
 
 
 def make_tape(variant: Variant, N: int, H: int, P: int, dtype: np.dtype) -> Taped:
@@ -67,7 +67,7 @@ def make_tape(variant: Variant, N: int, H: int, P: int, dtype: np.dtype) -> Tape
         taped = taped._replace(
             units_ih=np.empty((N, 4, H), dtype),
             units_hh=np.empty((N, 4, H), dtype),
-            deviations=np.empty((N, 2), dtype),
+            moments=np.empty((N, MOMENTS), dtype),
         )
     return taped
 
@@ -255,7 +255,8 @@ def _backward_room(
     lanes, whole = target().lanes(dtype), variant.whole
     h_row, c_row, dg_row = (padded(n + PAD, dtype) for n in (padded(P, dtype), padded(H, dtype), 4 * H))
     dw_row = padded(4 * H, dtype) + PAD
-    block = max(target().block_rows, PRODUCT_ROWS) * PANEL * lanes + padded((I + P) * min(PRODUCT_ROWS, N), dtype)
+    panel = max(target().block_rows, PRODUCT_ROWS) * PANEL * lanes
+    block = (2 if variant.normed else 1) * panel + padded((I + P) * min(PRODUCT_ROWS, N), dtype)
     if whole:
         block = max(block, target().whole_rows * (h_row + 2 * c_row) + c_row)
     scratch = ZEROS * lanes + block
@@ -270,7 +271,8 @@ def _backward_room(
         "after": rows * H if peephole else 0,
         "dh": rows * h_row if variant.projected else 0,
         "r": rows * H if variant.projected else 0,
-        **{name: rows * 4 * H if variant.normed else 0 for name in ("du", "dv")},
+        "du": rows * 4 * H if variant.normed else 0,
+        "means": rows * MEANS if variant.normed else 0,
         **{name: rows * H if variant.normed else 0 for name in ("dn", "units_c")},
         "scratch": plan.parts * scratch,
     }

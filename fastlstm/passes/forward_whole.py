@@ -8,9 +8,9 @@ from fastlstm.cell import LAYER_NORM_EPS
 from fastlstm.kernels.gates import memory_fwd, output_fwd
 from fastlstm.kernels.gemm import NEXT, SAME, gemm, panels_at_once
 from fastlstm.passes.forward_step import carried, emit, tape_cell
-from fastlstm.passes.frames import Forward
+from fastlstm.passes.frames import MOMENTS, Forward
 from fastlstm.passes.rows import taped
-from fastlstm.runtime.jit import kernel, read
+from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.isa import target
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import fma, lanes, leading, load, pointer, root, splat, store, total
@@ -35,30 +35,42 @@ def product(rows, panels, depth, a, a_row, b, b_panel, start, start_row, start_p
         panel += at_once
 
 
+@inline
+def spread(z, mean, n, sums):
+    """The squares of a vector's distances from the mean, added to their sums."""
+    d = leading(load(z) - mean, n)
+    return fma(d, d, sums)
+
+
 @kernel
-def normalise_gates(v, frame, z):
-    """z (panels, 4, lanes), a row of W x or R h, with mean 0 and variance 1 over all gates; one over the deviation."""
+def gate_moments(v, frame, z):
+    """The mean of all gates of a row of W x or R h, z (panels, 4, lanes), and one over their standard deviation.
+
+    A sum for each gate, which do not wait for each other.
+    """
     f = read(frame, Forward)
     count = lanes(z)
     n = f.H * (3 if v.coupled else 4)
-    sums = splat(0.0, z)
+    zero = splat(0.0, z)
+    i, g_f, g, o = zero, zero, zero, zero
     for k in range(0, f.H, count):
-        for gate in range(PANEL):
-            if not (v.coupled and gate == 1):
-                sums = sums + leading(load(z + (k * PANEL + gate * count)), f.H - k)
-    mean = total(sums) / n
-    sums = splat(0.0, z)
+        at, here = z + k * PANEL, f.H - k
+        i, g = i + leading(load(at), here), g + leading(load(at + 2 * count), here)
+        o = o + leading(load(at + 3 * count), here)
+        if not v.coupled:
+            g_f = g_f + leading(load(at + count), here)
+    mean = total((i + g_f) + (g + o)) / n
+    i, g_f, g, o = zero, zero, zero, zero
     for k in range(0, f.H, count):
-        for gate in range(PANEL):
-            if not (v.coupled and gate == 1):
-                d = leading(load(z + (k * PANEL + gate * count)) - mean, f.H - k)
-                sums = fma(d, d, sums)
-    inverse = 1.0 / root(total(sums) / n + LAYER_NORM_EPS)
-    for k in range(0, f.H, count):
-        for gate in range(PANEL):
-            at = z + (k * PANEL + gate * count)
-            store(at, (load(at) - mean) * inverse)
-    return inverse
+        at, here = z + k * PANEL, f.H - k
+        i, g, o = (
+            spread(at, mean, here, i),
+            spread(at + 2 * count, mean, here, g),
+            spread(at + 3 * count, mean, here, o),
+        )
+        if not v.coupled:
+            g_f = spread(at + count, mean, here, g_f)
+    return mean, 1.0 / root(total((i + g_f) + (g + o)) / n + LAYER_NORM_EPS)
 
 
 @kernel
@@ -81,21 +93,23 @@ def normalised(v, frame, lot, t, row, u, z):
     """z = gain_ih LN(u) + gain_hh LN(z) + bias, one row; both normalised values go to the tape."""
     f = read(frame, Forward)
     count = lanes(z)
-    inverse_u, inverse_z = normalise_gates(v, frame, u), normalise_gates(v, frame, z)
+    mean_u, inverse_u = gate_moments(v, frame, u)
+    mean_z, inverse_z = gate_moments(v, frame, z)
     here = taped(v, f, lot, t, row)
     if v.training:
-        deviations = pointer(f.deviations, v)
-        deviations[2 * here] = inverse_u
-        deviations[2 * here + 1] = inverse_z
+        moments_at = pointer(f.moments, v) + here * MOMENTS
+        moments_at[0] = inverse_u
+        moments_at[1] = inverse_z
     for k in range(0, f.H, count):
         for gate in range(PANEL):
             at = k * PANEL + gate * count
+            unit_u, unit_z = (load(u + at) - mean_u) * inverse_u, (load(z + at) - mean_z) * inverse_z
             if v.training:
                 to = (here * PANEL + gate) * f.H + k
-                store(pointer(f.units_ih, v) + to, load(u + at), f.H - k)
-                store(pointer(f.units_hh, v) + to, load(z + at), f.H - k)
-            start = fma(load(u + at), load(pointer(f.gain_ih, v) + at), load(pointer(f.bias, v) + at))
-            store(z + at, fma(load(z + at), load(pointer(f.gain_hh, v) + at), start))
+                store(pointer(f.units_ih, v) + to, unit_u, f.H - k)
+                store(pointer(f.units_hh, v) + to, unit_z, f.H - k)
+            start = fma(unit_u, load(pointer(f.gain_ih, v) + at), load(pointer(f.bias, v) + at))
+            store(z + at, fma(unit_z, load(pointer(f.gain_hh, v) + at), start))
 
 
 @kernel
@@ -122,6 +136,10 @@ def outputs(v, frame, lot, t, following, row, z, inner, r, h_after):
     mean, inverse = 0.0, 1.0
     if v.normed:
         mean, inverse = moments(inner, f.H)
+        if v.training:
+            moments_at = pointer(f.moments, v) + taped(v, f, lot, t, row) * MOMENTS
+            moments_at[2] = inverse
+            moments_at[3] = mean
     for k in range(0, f.H, count):
         at = z + k * PANEL
         c_at = pointer(f.c, v) + (row * f.c_row + k)

@@ -13,6 +13,8 @@ from fastlstm.simd.isa import DEPTH, PANEL, target
 ZEROS = 4 * PANEL  # vectors of zeros at the head of each part's scratch: the start of sums, as wide as the widest tile
 ROWS = 32  # T * B up to which weights are read where they lie
 WIDE = 2 * PANEL  # vectors of the widest tile
+MOMENTS = 4  # of a row, normed: one over the standard deviations of W x, R h and c, and the mean of c
+MEANS = 4  # of a row, normed: of d and of d u for W x, and the same for R h (`denormalise`)
 
 
 class Forward(NamedTuple):
@@ -81,7 +83,7 @@ class Forward(NamedTuple):
     shift_c: int = 0  # (H,)
     units_ih: int = 0  # tape, normed: (N, 4, H), W x normalised
     units_hh: int = 0  # and R h
-    deviations: int = 0  # tape, normed: (N, 2), one over the standard deviations of both
+    moments: int = 0  # tape, normed: (N, MOMENTS)
 
 
 class Backward(NamedTuple):
@@ -167,9 +169,9 @@ class Backward(NamedTuple):
     shift_c: int = 0  # (H,)
     units_ih: int = 0  # tape, normed: (N, 4, H), W x normalised
     units_hh: int = 0  # and R h
-    deviations: int = 0  # tape, normed: (N, 2), one over the standard deviations of both
+    moments: int = 0  # tape, normed: (N, MOMENTS)
     du: int = 0  # workspace, normed: (chunk * B, 4, H), dG as it goes to W x
-    dv: int = 0  # and to R h
+    means: int = 0  # workspace, normed: (chunk * B, MEANS), from which that follows, and dG as it goes to R h
     dn: int = 0  # workspace, normed: (chunk * B, H), gradient of the normalised c
     units_c: int = 0  # workspace, normed: (chunk * B, H), c normalised
     dgain_ih: int = 0  # normed: (4H,)

@@ -5,6 +5,7 @@ threads so that the order of every sum is the same at any thread count.
 from __future__ import annotations
 
 from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, pack_strips
+from fastlstm.passes.denormalise import pack_denormalised
 from fastlstm.passes.frames import ZEROS, Backward
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.isa import PRODUCT_ROWS
@@ -97,7 +98,7 @@ def weight_gradient(v, frame, first, last, row, rows, h, h_row, scratch):
     f = read(frame, Backward)
     count = lanes(scratch)
     packed = scratch + ZEROS * count
-    strips = packed + PRODUCT_ROWS * PANEL * count
+    strips = packed + (2 if v.normed else 1) * PRODUCT_ROWS * PANEL * count
     db = pointer(f.db, v)
     for k in range(0, rows, PRODUCT_ROWS):
         depth = min(PRODUCT_ROWS, rows - k)
@@ -111,13 +112,14 @@ def weight_gradient(v, frame, first, last, row, rows, h, h_row, scratch):
             column = panel * PANEL * count
             vectors = vectors_of(4 * f.H, column, count, 1)
             dw = pointer(f.dw, v) + column
-            pack_panel_and_sum(dg, 4 * f.H, depth, 4 * f.H, column, packed, db)
             if v.normed:
-                pack_panel(pointer(f.du, v) + k * 4 * f.H, 4 * f.H, depth, 4 * f.H, column, packed)
+                packed_hh = packed + PRODUCT_ROWS * PANEL * count
+                pack_denormalised(v, frame, row + k, k, depth, column, vectors * count, packed, packed_hh)
+            else:
+                packed_hh = packed
+                pack_panel_and_sum(dg, 4 * f.H, depth, 4 * f.H, column, packed, db)
             accumulate(f.I, vectors, depth, x_here, x_row, packed, dw, f.dw_row)
-            if v.normed:
-                pack_panel(pointer(f.dv, v) + k * 4 * f.H, 4 * f.H, depth, 4 * f.H, column, packed)
-            accumulate(f.P, vectors, depth, h_here, h_here_row, packed, dw + f.I * f.dw_row, f.dw_row)
+            accumulate(f.P, vectors, depth, h_here, h_here_row, packed_hh, dw + f.I * f.dw_row, f.dw_row)
 
 
 @kernel
@@ -132,11 +134,6 @@ def special_gradient(v, frame, first, last, row, rows, scratch):
     gates, columns = pointer(f.gates, v) + row * 4 * H, 4 * H
     before, after = pointer(f.before, v), pointer(f.after, v)
     start, end = first * PANEL * count, min(last * PANEL * count, columns)
-    if v.normed:
-        at = row * columns + start
-        dg, n = gates + start, end - start
-        sum_products(dg, columns, pointer(f.units_ih, v) + at, columns, rows, n, pointer(f.dgain_ih, v) + start)
-        sum_products(dg, columns, pointer(f.units_hh, v) + at, columns, rows, n, pointer(f.dgain_hh, v) + start)
     if v.diagonal:
         for gate in range(PANEL):
             unit, unit_end = max(start - gate * H, 0), min(end - gate * H, H)
@@ -166,13 +163,14 @@ def unit_gradient(v, frame, first, last, rows, scratch):
     n = min(last * PANEL * count, H) - unit
     if v.normed and n > 0:
         dn, units = pointer(f.dn, v) + unit, pointer(f.units_c, v) + unit
-        sum_products(dn, H, units, H, rows, n, pointer(f.dgain_c, v) + unit)
+        dgain, dshift = pointer(f.dgain_c, v) + unit, pointer(f.dshift_c, v) + unit
         for u in range(0, n, count):
-            to = pointer(f.dshift_c, v) + (unit + u)
-            total = load(to, n - u)
+            product, total = load(dgain + u, n - u), load(dshift + u, n - u)
             for i in range(rows):
-                total = total + load(dn + (i * H + u), n - u)
-            store(to, total, n - u)
+                d = load(dn + (i * H + u), n - u)
+                product, total = fma(d, load(units + (i * H + u), n - u), product), total + d
+            store(dgain + u, product, n - u)
+            store(dshift + u, total, n - u)
     if v.projected:
         for k in range(0, rows, PRODUCT_ROWS):
             depth = min(PRODUCT_ROWS, rows - k)
