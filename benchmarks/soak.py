@@ -187,6 +187,7 @@ def start(count: int) -> bool:
 
 def interrupt(seconds: float) -> bool:
     """Ctrl-C in long calls: how long until KeyboardInterrupt, and whether the layer still works."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     layer = fastlstm.LSTM(256, 256, seed=0)
     x = np.zeros((100, 8, 256), np.float32)
     first, _ = layer(x)
