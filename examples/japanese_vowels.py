@@ -51,6 +51,15 @@ def series(part):
     return pad_sequences(rows, maxlen=LENGTH, dtype="float32", padding="post", value=PADDING), np.array(speakers)
 
 
+def standardise(x_train, x_test):
+    """Bring every coefficient to mean 0 and deviation 1 over the steps of the training series, in place."""
+    valid = x_train[..., 0] != PADDING
+    mean, deviation = x_train[valid].mean(axis=0), x_train[valid].std(axis=0)
+    for x in (x_train, x_test):
+        valid = x[..., 0] != PADDING
+        x[valid] = (x[valid] - mean) / deviation
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, help="train with so many series only")
@@ -61,6 +70,7 @@ def main():
     x_test, y_test = series("TEST")
     chosen = np.random.default_rng(0).permutation(len(x_train))[: args.samples]
     x_train, y_train = x_train[chosen], y_train[chosen]
+    standardise(x_train, x_test)
 
     set_random_seed(1)
     model = Sequential(
