@@ -268,8 +268,8 @@ class LSTM(Inference):
     def quantize(self, weights: str = "int8") -> QuantizedLSTM:
         """A layer for inference alone whose matrices are stored in fewer bits; this one is left as it is.
 
-        Products are computed in float32 all the same, so what is lost is what rounding the weights loses. A call of few
-        rows takes less time where reading the weights is what it waits for.
+        Only weights are rounded: sums are as close as in float32. A call of few rows takes less time where reading the
+        weights is what it waits for.
 
         Parameters
         ----------

@@ -20,7 +20,7 @@ _INSTEAD = "a quantised layer is for inference alone; train or load the float32 
 
 
 class QuantizedLSTM(Inference):
-    """A layer for inference with matrices in int8 or bfloat16, computed with in float32; made by `LSTM.quantize`.
+    """A layer for inference with matrices in int8 or bfloat16, and nothing else rounded; made by `LSTM.quantize`.
 
     Calls and streams are those of `LSTM`, with its contracts: the same bits in any batch, at any thread count, whole or
     streamed. A layer in bfloat16 gives the bits of an `LSTM` that has its `state_dict()`.
@@ -61,7 +61,7 @@ class QuantizedLSTM(Inference):
         self.weights = weights
         self._made_of, self._names, self._suffixes = repr(layer), layer._names, layer._suffixes
         self._random = layer._random  # nothing is drawn in inference
-        self._variant = layer._variant._replace(weights=weights)
+        self._variant = packing.rounded_variant(layer._variant, weights, layer.output_size)
         given = dict(layer.parameters)
         self._order = list(given)
         self._rounded = {name: rounded(name, w, weights) for name, w in given.items() if name.startswith(MATRICES)}

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastlstm.kernels.gemm import gemm
 from fastlstm.runtime.linking import WHOLE
+from fastlstm.simd.exact import exact_tile, to_planes
 from fastlstm.simd.math import sigmoid_below, tanh_ratio
 from fastlstm.simd.tile import lying_tile, tile
 from fastlstm.simd.vector import copysign, fma, lanes, load, magnitude, pointer, splat, store, where_less
@@ -107,6 +108,34 @@ def run_stored_tile(v, stored, rows, vectors, depth, a, a_row, a_step, b, b_pane
         c_row,
         to,
     )
+
+
+@compiled
+def run_exact_tile(v, stored, rows, vectors, depth, h, planes, plane, b, b_panel, start, scales, add, c):
+    """h (rows, depth) to planes, and their products with b; whether all of h was small enough."""
+    fits, row = True, vectors * lanes(v)
+    for r in range(rows):
+        for k in range(0, depth, lanes(v)):
+            here = load(pointer(h, v) + (r * depth + k), depth - k)
+            if not to_planes(here, pointer(planes, stored) + (3 * r * plane + k), plane):
+                fits = False
+    exact_tile(
+        rows,
+        vectors,
+        (depth + 3) // 4,
+        pointer(planes, stored),
+        3 * plane,
+        plane,
+        pointer(b, stored),
+        b_panel,
+        pointer(start, v),
+        pointer(scales, v),
+        pointer(add, v),
+        row,
+        pointer(c, v),
+        row,
+    )
+    return fits
 
 
 @compiled

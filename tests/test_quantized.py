@@ -17,7 +17,9 @@ from variant_case import layer_of
 import fastlstm
 from fastlstm import reference
 from fastlstm.cell import CellSpec
+from fastlstm.passes import packing
 from fastlstm.quantized import QuantizedLSTM
+from fastlstm.simd.isa import multiplies_bytes
 
 FORMATS = ("int8", "bfloat16")
 CELLS = {
@@ -101,6 +103,21 @@ def test_bits(weights: str, sizes: tuple[int, int, int, int]) -> None:
     stream = q.stream(B)
     stream.state = state
     np.testing.assert_array_equal(np.stack([stream.step(step) for step in x[:9]]), y[:9])
+
+
+def test_sums_of_int8_in_float32_and_in_whole_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of targets that do not multiply bytes, and of cells whose h is not bounded, beside the other."""
+    case = Case(CellSpec(), sizes=(9, 30, 5, 19), scale=0.1, dtype=np.float32)
+    q, a = layer_of(case).quantize("int8"), case.arrays
+    y = q(a["x"], (a["h_0"], a["c_0"]))[0]
+    monkeypatch.setattr(packing, "multiplies_bytes", lambda: False)
+    slow = layer_of(case).quantize("int8")
+    assert not slow._variant.exact and q._variant.exact == multiplies_bytes()
+    wide = slow(a["x"], (a["h_0"], a["c_0"]))[0]
+    np.testing.assert_allclose(wide, y, rtol=0, atol=of_case(case))
+    for row in range(0, 30, 7):
+        alone = slow(a["x"][:, row : row + 1], tuple(a[name][:, row : row + 1].copy() for name in ("h_0", "c_0")))[0]
+        np.testing.assert_array_equal(alone, wide[:, row : row + 1])
 
 
 def test_bfloat16_is_the_float_layer_with_rounded_weights() -> None:

@@ -205,7 +205,7 @@ def forward(
     h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
     vectors = PANEL * lanes
     panels = -(-H // lanes)
-    z = block_elements(variant.scaled, lanes)
+    z = block_elements(variant, P, lanes)
     if whole:
         z = vectors + target().whole_rows * (panels * vectors * (2 if variant.normed else 1) + c_row)
     scratch = z + plan.chunk * B * -(-panels // (plan.parts if plan.by_units else 1)) * vectors
@@ -365,7 +365,7 @@ class StepCall:
         (I, H, P, B), item, L = sizes, dtype.itemsize, len(packs)
         room, lanes = padded(max(I, P), dtype), target().lanes(dtype)
         h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
-        scratch = block_elements(variant.scaled, lanes)
+        scratch = block_elements(variant, P, lanes)
         if variant.whole:
             row = padded(H, dtype) * PANEL * (2 if variant.normed else 1) + c_row
             scratch = PANEL * lanes + target().whole_rows * row

@@ -9,10 +9,11 @@ ways: bias, x_0 .. x_{I-1}, h_0 .. h_{H-1}.
 
 from __future__ import annotations
 
-from fastlstm.kernels.gemm import BLOCK_ROWS, FULL, NEXT, SAME, cut, gemm
-from fastlstm.passes.forward_step import first_of_sums, scale_x, step_by_panel
+from fastlstm.kernels.gemm import BLOCK_ROWS, FULL, SAME, cut
+from fastlstm.passes.forward_step import step_by_panel
 from fastlstm.passes.forward_whole import WHOLE_ROWS, step_by_row
 from fastlstm.passes.frames import Forward
+from fastlstm.passes.narrow import depth_of, first_of_sums, product, scale_x
 from fastlstm.passes.rows import at, first, lot_of, place, reset_at, rows_at, step_of, taped
 from fastlstm.runtime.jit import choose, inline, kernel, read
 from fastlstm.runtime.memory import LINE
@@ -40,7 +41,7 @@ def block_rows(v):
 
 
 @kernel
-def project(v, frame, panel, panel_end, t, steps, z):
+def project(v, frame, panel, panel_end, t, steps, z, scratch):
     """z = bias + W x for some panels and all rows of the steps t .. t + steps: (rows, panels, 4 vectors)."""
     f = read(frame, Forward)
     rows = first(v, f, t + steps) - first(v, f, t)
@@ -49,13 +50,13 @@ def project(v, frame, panel, panel_end, t, steps, z):
     row = (panel_end - panel) * width
     blocks = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
     for p in range(panel, panel_end):
-        weights = weights_pointer(f.weights, v) + p * (f.I + f.P) * width
+        weights = weights_pointer(f.weights, v) + p * depth_of(v, f) * width
         bias = first_of_sums(v, f, p)
         for block in range(blocks):
             r = cut(rows, blocks, block)
             count = cut(rows, blocks, block + 1) - r
             to = z + (r * row + (p - panel) * width)
-            gemm(count, FULL, f.I, x + r * f.x_row, f.x_row, NEXT, weights, SAME, bias, SAME, to, row)
+            product(v, count, FULL, f.I, x + r * f.x_row, f.x_row, weights, SAME, bias, SAME, to, row, scratch)
             if v.scaled:
                 scale_x(v, frame, count, p, FULL, to, row)
 
@@ -181,7 +182,7 @@ def forward(v, part, frame):
             if s % f.chunk == 0:
                 steps = min(f.chunk, f.T - s)
                 lowest = t - steps + 1 if f.reverse else t
-                project(v, frame, panel, panel_end, lowest, steps, projected)
+                project(v, frame, panel, panel_end, lowest, steps, projected, scratch)
         h_before, h_after = h + (s & 1) * state, h + (1 - (s & 1)) * state
         rows = rows_at(v, f, lot, t)
         blocks = (rows + block_rows(v) - 1) // block_rows(v)

@@ -5,50 +5,14 @@ L1.
 from __future__ import annotations
 
 from fastlstm.kernels.gates import memory_fwd, output_fwd
-from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, gemm, panels_at_once
-from fastlstm.passes.frames import ZEROS, Forward
+from fastlstm.kernels.gemm import SAME, panels_at_once
+from fastlstm.passes.frames import Forward
+from fastlstm.passes.narrow import depth_of, first_of_sums, prepare_h, product, scaled_product
 from fastlstm.passes.rows import at, place, taped
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.stored import weights_pointer
 from fastlstm.simd.tile import PANEL
-from fastlstm.simd.vector import fma, lanes, load, pointer, store
-
-
-@inline
-def first_of_sums(v, f, panel):
-    """Where the sums of a panel start: its bias, or, where sums are scaled before that is added, zeros."""
-    bias = pointer(f.bias, v)
-    return bias if v.scaled else bias + panel * PANEL * lanes(bias)
-
-
-@inline
-def scales_at(f, kind, panel, bias):
-    """Where the bias (kind 0), the scales of W (1) or those of R (2) of a panel stand behind the zeros."""
-    count = lanes(bias)
-    panels = (f.H + count - 1) // count
-    return bias + (ZEROS + (kind * panels + panel) * PANEL) * count
-
-
-@kernel
-def scale_x(v, frame, rows, panel, vectors, z, z_row):
-    """z = bias + s z, rows of so many vectors from a panel on: sums over W in int8 become W x."""
-    f = read(frame, Forward)
-    bias, scales = scales_at(f, 0, panel, pointer(f.bias, v)), scales_at(f, 1, panel, pointer(f.bias, v))
-    for r in range(rows):
-        for k in range(0, vectors * lanes(z), lanes(z)):
-            at = z + (r * z_row + k)
-            store(at, fma(load(at), load(scales + k), load(bias + k)))
-
-
-@kernel
-def scale_h(v, frame, rows, panel, vectors, z, z_row, start, start_row):
-    """z = start + s z: the same for R h."""
-    f = read(frame, Forward)
-    scales = scales_at(f, 2, panel, pointer(f.bias, v))
-    for r in range(rows):
-        for k in range(0, vectors * lanes(z), lanes(z)):
-            at = z + (r * z_row + k)
-            store(at, fma(load(at), load(scales + k), load(start + (r * start_row + k))))
+from fastlstm.simd.vector import lanes, load, pointer, store
 
 
 @inline
@@ -112,23 +76,6 @@ def update(v, f, lot, t, following, row, panel, z, h_after):
 
 
 @kernel
-def scaled_gemm(v, frame, rows, panel, vectors, a, b, b_panel, start, start_row, z, z_row):
-    """z = R h + W x + bias in two sums, since two matrices have two scales; `start` holds W x + bias where a chunk was
-    computed beforehand.
-    """
-    f = read(frame, Forward)
-    width = PANEL * lanes(z)
-    zeros = first_of_sums(v, f, panel)
-    if f.chunk == 0:
-        start, start_row = z + BLOCK_ROWS * width, z_row
-        gemm(rows, vectors, f.I, a, f.h_row, NEXT, b, b_panel, zeros, SAME, start, z_row)
-        scale_x(v, frame, rows, panel, vectors, start, z_row)
-        a, b = a + f.I, b + f.I * width
-    gemm(rows, vectors, f.P, a, f.h_row, NEXT, b, b_panel, zeros, SAME, z, z_row)
-    scale_h(v, frame, rows, panel, vectors, z, z_row, start, start_row)
-
-
-@kernel
 def step_by_panel(
     v, frame, lot, first, last, row, rows, t, following, h_before, h_after, projected, projected_row, scratch
 ):
@@ -138,10 +85,12 @@ def step_by_panel(
     f = read(frame, Forward)
     count = lanes(scratch)
     width = PANEL * count
-    total = f.I + f.P
+    total = depth_of(v, f)
     skip = f.I if f.chunk > 0 else SAME
     a = h_before + (row * f.h_row - f.I + skip)
     at_once = panels_at_once(rows, last - first)
+    if v.exact:
+        prepare_h(v, frame, rows, a - skip + f.I, scratch)
     panel = first
     while panel < last:
         while panel + at_once > last:
@@ -153,11 +102,11 @@ def step_by_panel(
         else:
             start, start_row = first_of_sums(v, f, panel), SAME
         if v.scaled:
-            scaled_gemm(v, frame, rows, panel, at_once * PANEL, a, b, total * width, start, start_row, scratch, z_row)
+            scaled_product(v, frame, rows, panel, at_once, a, b, start, start_row, scratch, z_row)
         else:
-            gemm(
-                rows, at_once * PANEL, total - skip, a, f.h_row, NEXT, b, total * width, start, start_row, scratch,
-                z_row,
+            product(
+                v, rows, at_once * PANEL, total - skip, a, f.h_row, b, total * width, start, start_row, scratch, z_row,
+                scratch,
             )  # fmt: skip
         for r in range(rows):
             for p in range(at_once):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from fastlstm.runtime.variant import Variant
 from fastlstm.simd.isa import DEPTH, PANEL, target
 
 ZEROS = 4 * PANEL  # vectors of zeros at the head of each part's scratch: the start of sums, as wide as the widest tile
@@ -35,8 +36,8 @@ class Forward(NamedTuple):
     x: int  # (T, B, I), last axis contiguous
     x_step: int
     x_row: int
-    weights: int  # [panel][I + P][gate][lane], as the variant stores it (`simd.stored`)
-    bias: int  # [panel][gate][lane]; scaled: `ZEROS` vectors of zeros, then bias, scales of W and of R, each so
+    weights: int  # [panel][I + P][gate][lane], as the variant stores it (`simd.stored`, `simd.exact`)
+    bias: int  # [panel][gate][lane]; scaled: `ZEROS` vectors of zeros, then bias, scales of W and of R, starts, each so
     h_0: int  # (B, P)
     c_0: int  # (B, H)
     y: int  # (T, B, P), last axis contiguous
@@ -274,9 +275,14 @@ class StepBackward(NamedTuple):
     db: int  # (4H,)
 
 
-def block_elements(scaled: bool, lanes: int) -> int:
-    """Elements of scratch for z of a block of rows and a panel; of scaled weights a second sum."""
-    return (1 + scaled) * target().block_rows * PANEL * lanes
+def block_elements(variant: Variant, P: int, lanes: int) -> int:
+    """Elements of scratch for z of a block of rows and a panel; of narrow weights another one, for a second sum, and a
+    widened block of k; of exact sums also, of each row, whether it fits in bytes, and three planes of bytes.
+    """
+    rows = target().block_rows
+    vectors = 2 * rows + DEPTH if variant.narrow else rows
+    planes = rows + rows * 3 * -(-P // lanes) * lanes // 4 if variant.exact else 0
+    return vectors * PANEL * lanes + planes
 
 
 def forward_workspace(B: int, lanes: int) -> int:

@@ -17,7 +17,7 @@ from fastlstm.rounding import Rounded
 from fastlstm.runtime.memory import address, aligned
 from fastlstm.runtime.variant import Function, Variant
 from fastlstm.runtime.workers import worker
-from fastlstm.simd.isa import target
+from fastlstm.simd.isa import multiplies_bytes, target
 
 Params = Mapping[str, np.ndarray]
 GATES = ("i", "f", "g", "o")
@@ -191,18 +191,32 @@ def pack_forward(spec: CellSpec, variant: Variant, p: Params) -> Weights:
     return packed
 
 
+def rounded_variant(variant: Variant, weights: str, P: int) -> Variant:
+    """What a plain variant becomes where matrices are rounded."""
+    # Gates and activations of the plain cell keep h within 1, unless a caller's state is beyond; sums must fit 32 bits.
+    exact = weights == "int8" and variant.standard and multiplies_bytes() and P <= 1 << 16
+    return variant._replace(weights=weights, exact=exact)
+
+
 def pack_rounded(spec: CellSpec, variant: Variant, p: Params, w_ih: Rounded, w_hh: Rounded) -> Weights:
     """Pack the same with matrices that were rounded to fewer bits, of a cell whose units need nothing of each other."""
     dtype, gates = np.dtype(variant.dtype), spec.gates
     lanes = target().lanes(dtype)
-    codes = _all_gates(np.concatenate([w_ih.codes, w_hh.codes], axis=1), gates)
-    panels = _by_gates(codes, lanes).transpose(1, 3, 0, 2)
-    if codes.dtype != np.int8:  # two vectors lie interleaved
-        panels = panels.reshape(*panels.shape[:2], 2, 2, lanes).swapaxes(3, 4)
-    rows = [_all_gates(p["bias_ih"] + p["bias_hh"], gates) if spec.bias else np.zeros(len(codes), dtype)]
+    matrices = [_by_gates(_all_gates(w.codes, gates), lanes) for w in (w_ih, w_hh)]
+    x, h = (codes.transpose(1, 3, 0, 2) for codes in matrices)
+    if w_ih.scales is None:  # two vectors lie interleaved
+        x, h = (panels.reshape(*panels.shape[:2], 2, 2, lanes).swapaxes(3, 4) for panels in (x, h))
+    if variant.exact:  # four steps of k do
+        h = np.pad(matrices[1], [(0, 0)] * 3 + [(0, -w_hh.codes.shape[1] % 4)])
+        h = h.reshape(*h.shape[:3], -1, 4).transpose(1, 3, 0, 2, 4)
+    bias = p["bias_ih"] + p["bias_hh"] if spec.bias else np.zeros(len(w_hh.codes), dtype)
+    rows = [_all_gates(bias, gates)]
     rows += [_all_gates(w.scales, gates) for w in (w_ih, w_hh) if w.scales is not None]
+    if variant.exact:
+        rows.append(_all_gates(-128 * w_hh.codes.sum(axis=1, dtype=np.int32), gates).view(dtype))
     head = [np.zeros(ZEROS * lanes, dtype)] if variant.scaled else []
-    packed = Weights(_aligned(panels), _aligned(np.concatenate(head + [_gate_panels(row) for row in rows])))
+    weights = np.concatenate([panels.reshape(len(panels), -1) for panels in (x, h)], axis=1)
+    packed = Weights(_aligned(weights), _aligned(np.concatenate(head + [_gate_panels(row) for row in rows])))
     if spec.peephole == "diagonal":
         packed = packed._replace(peep=_gate_panels(_all_gates(p["weight_ch"], spec.peephole_gates)))
     return packed

@@ -40,6 +40,7 @@ class Variant(NamedTuple):
     zoned_c: bool = False  # zoneout of c
     zoned_h: bool = False  # and of h
     weights: str = ""  # how packed weights are stored: as `dtype`, or "int8" or "bfloat16"; inference alone
+    exact: bool = False  # whether R h, of int8 weights and an h of at most 1, is computed in whole numbers
 
     @property
     def whole(self) -> bool:
@@ -50,6 +51,11 @@ class Variant(NamedTuple):
     def keeps(self) -> bool:
         """Whether the tape keeps h as it went into the gates: the plain cell in a dense call finds it anew."""
         return self.ragged or self.special
+
+    @property
+    def narrow(self) -> bool:
+        """Whether packed weights are stored in fewer bits than those of `dtype`."""
+        return self.weights != ""
 
     @property
     def scaled(self) -> bool:

@@ -73,6 +73,12 @@ def classify(triple: str, cpu: str, features: str) -> Target:
 
 
 @cache
+def multiplies_bytes() -> bool:
+    """Whether the target adds up products of bytes in one instruction (AVX-512's VNNI)."""
+    return target().name == "avx512" and "+avx512vnni" in processor()[2].split(",")
+
+
+@cache
 def target() -> Target:
     """The target of this process."""
     return classify(*processor())

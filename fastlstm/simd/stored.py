@@ -12,6 +12,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastlstm.simd.isa import PANEL
 from fastlstm.simd.vector import BYTE, I32, Pointer, advance, typed, vector, width
 
 BFLOAT16 = types.uint16
@@ -52,3 +53,18 @@ def b_vector(builder, dtype: types.Type, stored: types.Type, address, v: int):
         )
         return builder.bitcast(bits, vector(dtype))
     return load(vector(dtype), v * lanes * size)
+
+
+@intrinsic
+def widen_step(typingctx, b, to):
+    """Widen one step of k of a panel of four vectors."""
+
+    def codegen(context, builder, sig, args):
+        dtype, size = to.dtype, width(to.dtype) * to.dtype.bitwidth // 8
+        for v in range(PANEL):
+            value = b_vector(builder, dtype, b.dtype, args[0], v)
+            where = typed(builder, advance(builder, args[1], I64(v * size)), value.type)
+            builder.store(value, where).align = dtype.bitwidth // 8
+        return context.get_dummy_value()
+
+    return types.none(b, to), codegen
