@@ -56,7 +56,7 @@ def widened_gemm(rows, depth, a, a_row, b, start, start_row, c, c_row, wide):
         start, start_row = c, c_row
 
 
-@inline
+@kernel
 def product(v, rows, vectors, depth, a, a_row, b, b_panel, start, start_row, c, c_row, scratch):
     """`gemm` of x or h with panels of weights as the variant stores them."""
     if v.narrow:
