@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import tolerances
@@ -18,6 +19,7 @@ from reference_case import Case
 
 import fastlstm
 from fastlstm.cell import CellSpec
+from fastlstm.passes import packing
 from fastlstm.simd.isa import target
 
 SCRIPT = """
@@ -82,7 +84,9 @@ def bits(threads: int) -> list[str]:
         tolerances.check(arrays, case.expected(), case)
         found.append(hashlib.sha256(b"".join(array.tobytes() for array in arrays.values())).hexdigest())
     for weights in ("int8", "bfloat16"):
-        y, _ = CASES[1].lstm.quantize(weights)(CASES[1].arrays["x"])
+        with mock.patch.object(packing, "multiplies_bytes", return_value=False):  # sums so have bits of their own
+            quantised = CASES[1].lstm.quantize(weights)
+        y, _ = quantised(CASES[1].arrays["x"])
         found.append(hashlib.sha256(y.tobytes()).hexdigest())
     return found
 
@@ -137,10 +141,10 @@ def test_the_tiles_loops_spill_nothing(assembly: dict[str, str], cpu: str, worke
     tiles = TILE.findall(assembly[f"{cpu} {worker}"])
     _, dtype, stored = worker.split()
     of_all = {(6, 4), (1, 4), (1, 16)} | ({(3, 8)} if stored == dtype else set())
-    assert {(int(rows), int(vectors)) for _, _, rows, vectors, _ in tiles} >= of_all
+    assert {(int(rows), int(vectors)) for _, kind, rows, vectors, _ in tiles if kind == stored} >= of_all
     for *kind, rows, vectors, body in tiles:
         (loop,) = [inside for _, inside in LOOP.findall(body) if "fmla" in inside]
-        assert kind == [dtype, stored]
+        assert kind in ([dtype, stored], [dtype, dtype])  # of panels that are widened first
         assert loop.count("fmla") == int(rows) * int(vectors), (rows, vectors)
         assert "[sp" not in loop and "[x29" not in loop, f"{rows} x {vectors}:\n{loop}"
 
