@@ -16,7 +16,7 @@ from fastlstm.runtime.memory import LINE, address, pool
 from fastlstm.runtime.threads import alone, fan_out, get_num_threads, patiently
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
-from fastlstm.simd.isa import PANEL, PRODUCT_ROWS, target
+from fastlstm.simd.isa import PANEL, PRODUCT_COLUMNS, PRODUCT_ROWS, target
 
 LONG_S = 0.1  # seconds that a call is expected to take from which on Ctrl-C must be able to end it
 PAD = 16  # elements between the rows of workspace, so that rows of 4 KiB do not fall on the same lines of L1
@@ -255,8 +255,9 @@ def _backward_room(
     lanes, whole = target().lanes(dtype), variant.whole
     h_row, c_row, dg_row = (padded(n + PAD, dtype) for n in (padded(P, dtype), padded(H, dtype), 4 * H))
     dw_row = padded(4 * H, dtype) + PAD
-    panel = max(target().block_rows, PRODUCT_ROWS) * PANEL * lanes
-    block = (2 if variant.normed else 1) * panel + padded((I + P) * min(PRODUCT_ROWS, N), dtype)
+    columns = I + P if variant.normed else min(I + P, PRODUCT_COLUMNS)
+    block = (2 if variant.normed else 1) * PRODUCT_ROWS * PANEL * lanes + padded(columns * min(PRODUCT_ROWS, N), dtype)
+    block = max(block, target().block_rows * PANEL * lanes)
     if whole:
         block = max(block, target().whole_rows * (h_row + 2 * c_row) + c_row)
     scratch = ZEROS * lanes + block

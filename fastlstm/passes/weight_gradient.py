@@ -8,11 +8,13 @@ from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, pack_strips
 from fastlstm.passes.denormalise import pack_denormalised
 from fastlstm.passes.frames import ZEROS, Backward
 from fastlstm.runtime.jit import inline, kernel, read
-from fastlstm.simd.isa import PRODUCT_ROWS
+from fastlstm.simd.isa import PRODUCT_COLUMNS, PRODUCT_ROWS
 from fastlstm.simd.tile import PANEL
+from fastlstm.simd.transpose import transpose
 from fastlstm.simd.vector import fma, lanes, load, pointer, splat, store
 
 PANELS_TO_PACK = 6  # panels of dW in a part from which on packing [x, h] pays
+SQUARES = 4  # squares of a vector's lanes side by side that dW is turned over by
 
 
 @inline
@@ -57,26 +59,53 @@ def accumulate(rows, vectors, depth, w, row, packed, dw, dw_row):
 def pack_panel(source, row, depth, columns, column, packed):
     """Rows of `source` from a column on to [k][vectors], at most four vectors of them."""
     count = lanes(packed)
+    n = columns - column
     width = vectors_of(columns, column, count, 1) * count
-    for u in range(0, width, count):
-        n = columns - column - u
-        for i in range(depth):
-            store(packed + (i * width + u), load(source + (i * row + column + u), n))
+    for i in range(depth):
+        for u in range(0, width, count):
+            store(packed + (i * width + u), load(source + (i * row + column + u), n - u))
+
+
+@kernel
+def add_rows(source, row, rows, columns, sums):
+    """Every column's sum added to `sums`."""
+    for u in range(0, columns, lanes(source)):
+        total = load(sums + u, columns - u)
+        for i in range(rows):
+            total = total + load(source + (i * row + u), columns - u)
+        store(sums + u, total, columns - u)
+
+
+@kernel
+def pack_whole_panel(source, row, depth, packed, sums):
+    """`pack_panel` for four whole vectors, and every column's sum added to `sums`."""
+    count = lanes(packed)
+    total_0, total_1, total_2, total_3 = load(sums), load(sums + count), load(sums + 2 * count), load(sums + 3 * count)
+    for i in range(depth):
+        from_, to = source + i * row, packed + i * PANEL * count
+        value_0, value_1 = load(from_), load(from_ + count)
+        value_2, value_3 = load(from_ + 2 * count), load(from_ + 3 * count)
+        store(to, value_0)
+        store(to + count, value_1)
+        store(to + 2 * count, value_2)
+        store(to + 3 * count, value_3)
+        total_0, total_1, total_2, total_3 = total_0 + value_0, total_1 + value_1, total_2 + value_2, total_3 + value_3
+    store(sums, total_0)
+    store(sums + count, total_1)
+    store(sums + 2 * count, total_2)
+    store(sums + 3 * count, total_3)
 
 
 @kernel
 def pack_panel_and_sum(source, row, depth, columns, column, packed, sums):
     """`pack_panel`, and every column's sum added to `sums`."""
     count = lanes(packed)
-    width = vectors_of(columns, column, count, 1) * count
-    for u in range(0, width, count):
-        n = columns - column - u
-        total = load(sums + (column + u), n)
-        for i in range(depth):
-            value = load(source + (i * row + column + u), n)
-            store(packed + (i * width + u), value)
-            total = total + value
-        store(sums + (column + u), total, n)
+    n = columns - column
+    if n >= PANEL * count:
+        pack_whole_panel(source + column, row, depth, packed, sums + column)
+    else:
+        pack_panel(source, row, depth, columns, column, packed)
+        add_rows(packed, vectors_of(columns, column, count, 1) * count, depth, n, sums + column)
 
 
 @kernel
@@ -91,35 +120,54 @@ def sum_products(a, a_row, b, b_row, depth, columns, sums):
 
 
 @kernel
+def product(v, frame, first, last, row, done, depth, h, h_row, begin, end, scratch):
+    """The rows begin .. end of dW += [x, h]^T dG, in the panels first .. last of the 4H columns, for `depth` rows of
+    the tape from `row` on, before which the chunk has `done` some. The first row's product adds the sum of dG to db.
+    """
+    f = read(frame, Backward)
+    count, columns = lanes(scratch), 4 * f.H
+    packed = scratch + ZEROS * count
+    packed_hh, strips = packed, packed + PRODUCT_ROWS * PANEL * count
+    if v.normed:
+        packed_hh, strips = strips, strips + PRODUCT_ROWS * PANEL * count
+    x_columns = max(min(end, f.I) - begin, 0)
+    h_columns = end - begin - x_columns
+    x, x_row = pointer(f.x, v) + (row * f.x_row + begin), f.x_row
+    h = h + max(begin - f.I, 0)
+    if last - first >= PANELS_TO_PACK:
+        pack_blocks(x, depth, x_columns, x_row, strips)
+        pack_blocks(h, depth, h_columns, h_row, strips + x_columns * depth)
+        x, x_row, h, h_row = strips, SAME, strips + x_columns * depth, SAME
+    dg, db = pointer(f.gates, v) + row * columns, pointer(f.db, v)
+    for panel in range(first, last):
+        column = panel * PANEL * count
+        vectors = vectors_of(columns, column, count, 1)
+        if v.normed:
+            pack_denormalised(v, frame, row, done, depth, column, vectors * count, packed, packed_hh)
+        elif begin == 0:
+            pack_panel_and_sum(dg, columns, depth, columns, column, packed, db)
+        else:
+            pack_panel(dg, columns, depth, columns, column, packed)
+        dw = pointer(f.dw, v) + (begin * f.dw_row + column)
+        accumulate(x_columns, vectors, depth, x, x_row, packed, dw, f.dw_row)
+        accumulate(h_columns, vectors, depth, h, h_row, packed_hh, dw + x_columns * f.dw_row, f.dw_row)
+
+
+@kernel
 def weight_gradient(v, frame, first, last, row, rows, h, h_row, scratch):
     """dW += [x, h]^T dG and db += sum of dG over so many rows of the tape from `row` on, for the panels first .. last
     of the 4H columns; h holds h of the step before each.
+
+    Columns of [x, h] go by groups, whose strips stay in L2 while all panels pass over them: above H = 256 all of them
+    do not, and would come from L3 for each panel. With a normalisation, to pack a panel takes longer than that.
     """
     f = read(frame, Backward)
-    count = lanes(scratch)
-    packed = scratch + ZEROS * count
-    strips = packed + (2 if v.normed else 1) * PRODUCT_ROWS * PANEL * count
-    db = pointer(f.db, v)
+    groups = 1 if v.normed else (f.I + f.P + PRODUCT_COLUMNS - 1) // PRODUCT_COLUMNS
     for k in range(0, rows, PRODUCT_ROWS):
         depth = min(PRODUCT_ROWS, rows - k)
-        dg = pointer(f.gates, v) + (row + k) * 4 * f.H
-        x_here, x_row, h_here, h_here_row = pointer(f.x, v) + (row + k) * f.x_row, f.x_row, h + k * h_row, h_row
-        if last - first >= PANELS_TO_PACK:
-            pack_blocks(x_here, depth, f.I, x_row, strips)
-            pack_blocks(h_here, depth, f.P, h_row, strips + f.I * depth)
-            x_here, x_row, h_here, h_here_row = strips, SAME, strips + f.I * depth, SAME
-        for panel in range(first, last):
-            column = panel * PANEL * count
-            vectors = vectors_of(4 * f.H, column, count, 1)
-            dw = pointer(f.dw, v) + column
-            if v.normed:
-                packed_hh = packed + PRODUCT_ROWS * PANEL * count
-                pack_denormalised(v, frame, row + k, k, depth, column, vectors * count, packed, packed_hh)
-            else:
-                packed_hh = packed
-                pack_panel_and_sum(dg, 4 * f.H, depth, 4 * f.H, column, packed, db)
-            accumulate(f.I, vectors, depth, x_here, x_row, packed, dw, f.dw_row)
-            accumulate(f.P, vectors, depth, h_here, h_here_row, packed_hh, dw + f.I * f.dw_row, f.dw_row)
+        for group in range(groups):
+            begin, end = cut(f.I + f.P, groups, group), cut(f.I + f.P, groups, group + 1)
+            product(v, frame, first, last, row + k, k, depth, h + k * h_row, h_row, begin, end, scratch)
 
 
 @kernel
@@ -188,24 +236,34 @@ def clear(v, frame, first, last):
     f = read(frame, Backward)
     count = lanes(v)
     zero = splat(0.0, pointer(f.dw, v))
-    for column in range(first * PANEL * count, min(last * PANEL * count, 4 * f.H), count):
+    columns = range(first * PANEL * count, min(last * PANEL * count, 4 * f.H), count)
+    for column in columns:
         store(pointer(f.db, v) + column, zero, 4 * f.H - column)
-        for row in range(f.I + f.P):
+    for row in range(f.I + f.P):
+        for column in columns:
             store(pointer(f.dw, v) + (row * f.dw_row + column), zero)
+
+
+@kernel
+def turn(dw, dw_row, rows, first, end, out):
+    """The columns first .. end of dw, of so many rows, as rows of `out`, `rows` elements apart."""
+    count = lanes(dw)
+    for row in range(0, rows, SQUARES * count):  # the lines of a row of out follow one another
+        for column in range(first, end, count):
+            for r in range(row, min(row + SQUARES * count, rows), count):
+                if r + count <= rows and column + count <= end:
+                    transpose(dw + (r * dw_row + column), dw_row, out + (column * rows + r), rows)
+                else:
+                    for c in range(column, min(column + count, end)):
+                        for k in range(r, min(r + count, rows)):
+                            out[c * rows + k] = dw[k * dw_row + c]
 
 
 @kernel
 def unpack(v, frame, first, last):
     """Write the panels first .. last of the transposed dW into dw_ih (4H, I) and dw_hh (4H, P)."""
     f = read(frame, Backward)
-    count = lanes(v)
+    column, end = first * PANEL * lanes(v), min(last * PANEL * lanes(v), 4 * f.H)
     dw = pointer(f.dw, v)
-    end = min(last * PANEL * count, 4 * f.H)
-    for row in range(0, f.I + f.P, count):  # squares that stay in L1
-        for column in range(first * PANEL * count, end):
-            for r in range(row, min(row + count, f.I + f.P)):
-                value = dw[r * f.dw_row + column]
-                if r < f.I:
-                    pointer(f.dw_ih, v)[column * f.I + r] = value
-                else:
-                    pointer(f.dw_hh, v)[column * f.P + r - f.I] = value
+    turn(dw, f.dw_row, f.I, column, end, pointer(f.dw_ih, v))
+    turn(dw + f.I * f.dw_row, f.dw_row, f.P, column, end, pointer(f.dw_hh, v))

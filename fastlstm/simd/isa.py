@@ -18,6 +18,7 @@ PANEL = 4  # vectors of one k side by side in a packed panel: the four gates of 
 # cost more in loading and storing C; more fall out of L1.
 DEPTH = 96
 PRODUCT_ROWS = 512  # rows of x and h to one product for dW: dW is loaded and stored once for so many
+PRODUCT_COLUMNS = 512  # columns of [x, h] to one product for dW: so many by PRODUCT_ROWS leave room in L2
 STREAMS = 8  # registers of running hashes that a digest keeps
 
 
