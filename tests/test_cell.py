@@ -185,7 +185,7 @@ BAD = [
     ({"zoneout": (0.1, -0.1)}, ValueError, "zoneout must be a probability between 0 and 1, but was -0.1"),
     ({"zoneout": (0.1,)}, ValueError, r"zoneout must be a number or a pair \(c, h\), but was \(0.1,\)"),
     ({"zoneout": None}, TypeError, "zoneout must be a number, but was None"),
-    ({"recurrent_dropout": np.nan}, ValueError, "recurrent_dropout must be finite, but was nan"),
+    ({"recurrent_dropout": np.nan}, ValueError, "recurrent_dropout must be a probability between 0 and 1, but was nan"),
     ({"recurrent_dropout": 2}, ValueError, "recurrent_dropout must be a probability between 0 and 1, but was 2"),
     ({"recurrent_dropout_mode": "row"}, ValueError, "recurrent_dropout_mode must be one of .* but was 'row'"),
 ]
