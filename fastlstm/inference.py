@@ -95,12 +95,15 @@ class Inference(Parameterised):
             self.spec.zoneout,
         )
 
-    def plan(self, T: int, B: int, training: bool = False, layer: int = 0) -> Plan:
-        """How a call over T steps of B rows is cut: one layer's plan, forward or, if `training`, backward."""
+    def plan(self, T: int, B: int, training: bool = False, layer: int = 0, threads: int | None = None) -> Plan:
+        """How a call over T steps of B rows is cut: one layer's plan, forward or, if `training`, backward; with so many
+        `threads`, which need not be there, or else as many as a call may use.
+        """
         T, B = checks.size("T", T), checks.size("B", B)
+        threads = get_num_threads() if threads is None else checks.size("threads", threads)
         D, P = self.directions, self.output_size
         I = self.input_size if layer == 0 else directions.size(self.merge, D, P)
-        sizes, whole = (T, B, I, self.hidden_size, D, self.dtype, get_num_threads()), self._variant.whole
+        sizes, whole = (T, B, I, self.hidden_size, D, self.dtype, threads), self._variant.whole
         if training:
             return plan_backward(*sizes, whole)
         return plan_forward(*sizes, (not self.batch_first or B == 1) and not self._variant.normed, whole)

@@ -26,6 +26,7 @@ class Plan(NamedTuple):
     by_units: bool  # threads split hidden units, and meet once a step, rather than rows
     chunk: int  # steps whose W x (forward) or dW, dx (backward) are computed at once; 0: with each step
     reason: str
+    expected_us: float  # microseconds that the model expects of it, where a core does `GFLOPS`
 
     def explain(self) -> str:
         """The plan in words."""
@@ -39,14 +40,16 @@ class Plan(NamedTuple):
 
 def _share(
     B: int, H: int, flops: float, threads: int, D: int, vectors: int, weights: int, T: int, meet: bool
-) -> tuple[int, bool, str]:
-    """Parts, whether they split units, and why; `vectors` are the units that can be split, in vectors, and `meet` tells
-    whether parts of rows meet too.
+) -> tuple[int, bool, str, float]:
+    """Parts, whether they split units, why, and the microseconds expected; `vectors` are the units that can be split,
+    in vectors, and `meet` tells whether parts of rows meet too.
     """
     per_direction = max(1, threads // D)
     serial_us = flops / GFLOPS / 1e3
+    side = 1 / min(threads, D)  # directions side by side
     if per_direction == 1 or serial_us < (MEETING_US if meet else 3 * REGION_US):
-        return 1, False, "one thread is enough" if per_direction > 1 else "one thread"
+        reason = "one thread is enough" if per_direction > 1 else "one thread"
+        return 1, False, reason, serial_us / min(1.0, B / 4) * side
     by_rows, by_units = min(per_direction, B), min(per_direction, vectors)
     # Splitting rows, every thread reads all weights at each step; splitting units, its share, which may fit its own
     # L2, but they meet at each step.
@@ -55,8 +58,8 @@ def _share(
     rows_us = serial_us / by_rows / efficient * (1.15 if weights > L2 and rows < 64 else 1.0)
     units_us = serial_us / by_units / min(1.0, B / 4) + T * BARRIER_US * by_units
     if by_units > 1 and units_us < rows_us and serial_us >= MEETING_US:
-        return by_units, True, "few rows: each thread keeps its share of the weights"
-    return by_rows, False, "rows are independent"
+        return by_units, True, "few rows: each thread keeps its share of the weights", units_us * side
+    return by_rows, False, "rows are independent", rows_us * (rows * by_rows / B) * side  # the longest part's
 
 
 @lru_cache(maxsize=256)
@@ -69,14 +72,14 @@ def plan_forward(
     item, lanes = np.dtype(dtype).itemsize, target().lanes(dtype)
     flops = 8.0 * H * (I + H) * T * B
     vectors = -(-H // lanes)
-    parts, by_units, reason = _share(
+    parts, by_units, reason, us = _share(
         B, H, flops * D, threads, D, 1 if whole else vectors, 4 * H * (I + H) * item, T, meet=False
     )
     chunk = 0
     if uniform and (by_units or parts == 1) and B <= FEW_ROWS and T > 1:
         room = L2 // 4 // (16 * vectors * lanes // 4 * item * B)
         chunk = max(1, min(T, room, -(-96 // B)))
-    return Plan(parts, by_units, chunk, reason)
+    return Plan(parts, by_units, chunk, reason, us)
 
 
 @lru_cache(maxsize=256)
@@ -85,7 +88,7 @@ def plan_backward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, w
     item, lanes = np.dtype(dtype).itemsize, target().lanes(dtype)
     flops = 16.0 * H * (I + H) * T * B
     vectors = -(-H // (PANEL * lanes))
-    parts, by_units, reason = _share(
+    parts, by_units, reason, us = _share(
         B, H, flops * D, threads, D, 1 if whole else vectors, 4 * H * H * item, T, meet=True
     )
-    return Plan(parts, by_units, max(1, min(T, PRODUCT_ROWS // max(B, 1))), reason)
+    return Plan(parts, by_units, max(1, min(T, PRODUCT_ROWS // max(B, 1))), reason, us)

@@ -39,3 +39,16 @@ def test_plans_are_told_in_words() -> None:
     assert lstm.plan(1, 1).explain().startswith("one thread to a direction")
     with pytest.raises(ValueError, match=r"T must be at least 1, but was 0"):
         lstm.plan(0, 1)
+
+
+def test_what_the_model_expects_of_more_threads() -> None:
+    """Rows that divide evenly scale; threads without a row add nothing; a call of microseconds stays on one thread."""
+    lstm = LSTM(30, 128)
+    one, four, many = (lstm.plan(365, 256, threads=n).expected_us for n in (1, 4, 256))
+    assert one / four == pytest.approx(4)
+    assert one / many < 256
+    assert lstm.plan(365, 256, threads=5).expected_us == pytest.approx(one * 52 / 256)
+    assert lstm.plan(1, 1, threads=64).expected_us == lstm.plan(1, 1, threads=1).expected_us
+    assert len({LSTM(24, 32, bidirectional=True).plan(63, 1, threads=n).expected_us for n in (2, 4, 64)}) == 1
+    both = LSTM(30, 128, bidirectional=True)
+    assert both.plan(365, 256, threads=2).expected_us == pytest.approx(both.plan(365, 256, threads=1).expected_us / 2)

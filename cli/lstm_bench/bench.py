@@ -20,6 +20,7 @@ from .remote import EngineFailed, Remote
 from .results import Document, EngineInfo, Limits, Measurement
 
 BANDWIDTH_SIZES = tuple(1 << k for k in (16, 18, 20, 22, 24, 26))
+EXPECTED = (1, 2, 4, 8, 16, 32, 64)  # threads for which `explain` asks the plan's model
 PROBER = "multiply-add peak"  # a label among those of the engines
 _LATENCY_S, _LATENCY_MOST = 0.5, 20_000
 _PATIENCE = 2  # times as long as planned a race may take: a machine that others use can slow down without end
@@ -208,6 +209,7 @@ class Explanation(NamedTuple):
     """What fastlstm says of a case, and what was measured of it and of the machine."""
 
     plan: str
+    expected_us: list[float]  # by the plan's model, for each of `EXPECTED` threads
     limits: Limits
     measurement: Measurement
 
@@ -384,7 +386,7 @@ def explain(settings: Settings) -> Explanation:
     (group,), under_way = settings.groups(), Run(settings)
     with team(settings.entrants, group.threads, settings.limit_s) as members:
         (label,) = members.entrants
-        plan = members.ask(label, "explain", **under_way.task(group))["text"]
+        told = members.ask(label, "explain", threads=EXPECTED, **under_way.task(group))
         limits = under_way.limits(members, (roofline.recurrent_bytes(group.case, settings.dtype) // group.threads,))
         under_way.document.limits.append(limits)
-        return Explanation(plan, limits, under_way.group(members, group)[0])
+        return Explanation(told["text"], told["expected"], limits, under_way.group(members, group)[0])

@@ -110,12 +110,13 @@ def explain(case: Case, mode: str, dtype: str, threads: tuple[int, ...] | None) 
             click.echo(f"{case.name} {mode}: {m.status}, {m.detail}", err=True)
             return 1
         bound = roofline.bound(case, mode, dtype, count, limits.peak_gflops, limits.bandwidth_gbs)
-        click.echo(_explained(explanation.plan, m, limits, bound))
+        click.echo(_explained(explanation, bound))
     return 0
 
 
-def _explained(plan: str, m: results.Measurement, limits: results.Limits, bound: roofline.Bound) -> str:
-    """The plan and the arithmetic of the limit, in lines."""
+def _explained(explanation: bench.Explanation, bound: roofline.Bound) -> str:
+    """The plan, the arithmetic of the limit, and what the plan's model expects of more threads, in lines."""
+    plan, expected_us, limits, m = explanation
     assert m.median_s is not None
     case, mode, dtype = m.case, m.mode, m.dtype
     flops, read = case.flops(mode), roofline.bytes_read(case, mode, dtype)
@@ -130,7 +131,10 @@ def _explained(plan: str, m: results.Measurement, limits: results.Limits, bound:
         f"at {bound.bandwidth_gbs:.0f} GB/s: {summary.milliseconds(bound.memory_s)} ms",
         f"limit          {summary.milliseconds(bound.limit_s)} ms, by {bound.name}",
         f"measured       {summary.milliseconds(m.median_s)} ms: {bound.limit_s / m.median_s:.0%} of the limit's speed, "
-        f"{summary.gflops(m):.1f} GFLOP/s", ""))  # fmt: skip
+        f"{summary.gflops(m):.1f} GFLOP/s",
+        "expected       times one thread's speed, by the plan's model, not measured: " + ", ".join(
+            f"{expected_us[0] / us:.3g} on {n}" for n, us in zip(bench.EXPECTED, expected_us, strict=True) if n > 1),
+        ""))  # fmt: skip
 
 
 def report(result: str, output: str | None, png: str | None) -> int:

@@ -146,12 +146,21 @@ class Worker:
 
         return {"gbs": max(float(probe.read_bandwidth_gbs(nbytes, threads=threads)) for _ in range(PROBES))}
 
-    def explain(self, **task: Any) -> dict[str, Any]:
-        """fastlstm's own account of how it cuts a call."""
+    def explain(self, threads: tuple[int, ...], **task: Any) -> dict[str, Any]:
+        """fastlstm's own account of how it cuts a call, and the microseconds that its model expects for other thread
+        counts.
+        """
         work = self._work(task)
         lstm = self.adapter.layer(work)  # type: ignore[attr-defined]
         T = 1 if task["mode"] == "stream" else work.case.T
-        return {"text": lstm.plan(T, work.case.B, training=task["mode"] == "training").explain()}
+        training = task["mode"] == "training"
+        passes = (False, True) if training else (False,)
+        layers = range(work.case.layers)
+        expected = [
+            sum(lstm.plan(T, work.case.B, back, layer, n).expected_us for back in passes for layer in layers)
+            for n in threads
+        ]
+        return {"text": lstm.plan(T, work.case.B, training=training).explain(), "expected": expected}
 
     def target(self) -> dict[str, Any]:
         """What fastlstm's kernels are compiled for, and Numba's threading layer."""
