@@ -15,7 +15,7 @@ from fastlstm.trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 NAMES = {
     "i": "input gate i",
@@ -75,7 +75,7 @@ def plot_gates(trace: Trace, unit: int | None = None, row: int = 0) -> Figure:
     return figure
 
 
-def plot_gradient_norm(traces: Trace | Sequence[Trace] | Mapping[str, Any], axes: Axes | None = None) -> Figure:
+def plot_gradient_norm(traces: Trace | Sequence[Trace] | Mapping[str, Any], axes: Axes | None = None) -> Figure | SubFigure:
     """Draw the norm of the gradient with respect to h over time, on a logarithmic axis: a curve that falls towards the
     first step is a gradient that vanishes, one that rises is a gradient that explodes.
 
@@ -104,8 +104,8 @@ def plot_gradient_norm(traces: Trace | Sequence[Trace] | Mapping[str, Any], axes
         axes = _figure(8, 4).subplots()
     axes.set_yscale("log", nonpositive="mask")
     for k, (label, norm) in enumerate(norms.items()):
-        mark = {"marker": "o"} if len(norm) == 1 else {}
-        axes.plot(norm, color=COLOURS[k % len(COLOURS)], linestyle=STROKES[k % len(STROKES)], label=label, **mark)
+        colour, stroke = COLOURS[k % len(COLOURS)], STROKES[k % len(STROKES)]
+        axes.plot(norm, color=colour, linestyle=stroke, label=label, marker="o" if len(norm) == 1 else None)
     axes.set(xlabel="step t", ylabel=r"norm of $\partial$ loss / $\partial h_t$")
     axes.margins(x=0.01)
     axes.grid(alpha=0.3)
@@ -173,8 +173,8 @@ def _curves(figure: Figure, trace: Trace, unit: int) -> None:
         for name, stroke in zip(names, STROKES, strict=False):
             values = getattr(trace, name)
             if values.shape == trace.c.shape:
-                mark = {"marker": "o"} if len(values) == 1 else {}
-                axes.plot(values[:, unit], color=colours[name], linestyle=stroke, label=NAMES[name], **mark)
+                mark = "o" if len(values) == 1 else None
+                axes.plot(values[:, unit], color=colours[name], linestyle=stroke, label=NAMES[name], marker=mark)
         axes.axhline(0, color="#8b96a5", linewidth=0.8, zorder=0)
         axes.set_ylabel("opening, 0 to 1" if names == "ifo" else "value")
         axes.margins(x=0.01)

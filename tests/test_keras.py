@@ -18,7 +18,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 
 import fastlstm.keras
-from fastlstm import keras_operator
+from fastlstm.keras import operator as keras_operator
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the frameworks below
 
@@ -262,7 +262,7 @@ import pathlib, sys
 import keras, pytest
 from keras.src import layers
 import fastlstm.keras
-from fastlstm import keras_operator
+from fastlstm.keras import operator as keras_operator
 
 made, (backend, *names) = [], sys.argv[1:]
 compute = keras_operator.BACKENDS[backend]

@@ -9,8 +9,7 @@ import pytest
 
 pytest.importorskip("keras")
 
-from fastlstm import keras_cores as cores
-from fastlstm import keras_operator as operator
+from fastlstm.keras import cores, operator
 
 N, T, I, H = 3, 4, 5, 6
 OPTIONS = operator.Options(1, False, True, False, False, True, False, training=True)

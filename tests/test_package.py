@@ -17,7 +17,7 @@ import fastlstm
 
 PACKAGE = Path(fastlstm.__file__).parent
 SURFACE = {"", "cell", "checks", "layer", "lstm_cell", "stream"}  # "" is the package itself
-# Each named after the one library that it, and nobody else, imports; its parts after it, as `torch_operator`.
+# Each named after the one library that it, and nobody else, imports.
 ADAPTERS = {"torch", "keras", "onnx", "sklearn"}
 # What each room, or file of the package's top folder, may import of the package besides itself.
 ALLOWED = {
@@ -80,8 +80,7 @@ OTHERS = {
 
 def room(parts: tuple[str, ...]) -> str:
     """The room of a file or module inside the package."""
-    name = parts[0] if parts else ""
-    return next((adapter for adapter in ADAPTERS if name.startswith(f"{adapter}_")), name)
+    return parts[0] if parts else ""
 
 
 def imports() -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import fastlstm
 import fastlstm.torch
-from fastlstm import torch_passes
+from fastlstm.torch import passes as torch_passes
 
 ROOT = Path(__file__).parent.parent
 DTYPES = [torch.float32, torch.float64]

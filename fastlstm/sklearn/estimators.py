@@ -1,36 +1,17 @@
-"""scikit-learn: `LSTMClassifier` and `LSTMRegressor`, for pipelines, grid search and all else that takes an estimator.
-
-A sample is a sequence. X may be
-
-- (N, T): N univariate series of T steps each; T is then `n_features_in_`, as for any other estimator;
-- (N, T, I): N sequences of I features a step; I is `n_features_in_`, and T may differ from call to call;
-- a list of N sequences, each (T, I) or (T,), whose T differ.
-
-Arithmetic and predictions are in float32 if X is in fit, else in float64, which takes about twice the time. Training
-and prediction are those of `fastlstm.models.Sequential`; the fitted one is the attribute `model_`.
-"""
+"""`LSTMClassifier` and `LSTMRegressor`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-
-try:
-    from sklearn.base import ClassifierMixin, RegressorMixin
-except ModuleNotFoundError as error:
-    if str(error.name).split(".")[0] != "sklearn":
-        raise
-    message = "fastlstm.sklearn needs scikit-learn: pip install 'fastlstm[sklearn]'"
-    raise ModuleNotFoundError(message, name="sklearn") from None
+from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 
-from fastlstm.sklearn_estimator import LSTMEstimator
-from fastlstm.sklearn_samples import Scale, Sequences, sample_weights
-
-__all__ = ["LSTMClassifier", "LSTMRegressor"]
+from fastlstm.sklearn.base import LSTMEstimator
+from fastlstm.sklearn.samples import Scale, Sequences, sample_weights
 
 
 class LSTMClassifier(ClassifierMixin, LSTMEstimator):

@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
         raise
     raise ModuleNotFoundError("fastlstm.torch needs PyTorch: pip install 'fastlstm[torch]'", name="torch") from None
 
-from fastlstm.torch_accelerate import Report, accelerate
-from fastlstm.torch_modules import LSTM, LSTMCell
+from fastlstm.torch.modules import LSTM, LSTMCell
+from fastlstm.torch.swap import Report, accelerate
 
 __all__ = ["LSTM", "LSTMCell", "Report", "accelerate"]

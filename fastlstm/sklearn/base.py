@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastlstm import checks, models
-from fastlstm.sklearn_samples import (
+from fastlstm.sklearn.samples import (
     Scale,
     Sequences,
     axes,

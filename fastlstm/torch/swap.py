@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fastlstm.torch_modules import LSTM, LSTMCell, State, why_not
+from fastlstm.torch.modules import LSTM, LSTMCell, State, why_not
 
 __all__ = ["Report", "accelerate"]
 

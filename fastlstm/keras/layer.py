@@ -1,24 +1,13 @@
-"""Keras 3: an `LSTM` layer in the place of `keras.layers.LSTM`, and `accelerate`, which makes Keras's own compute so.
-
-Both run on Keras's PyTorch, TensorFlow, JAX and NumPy backends on a CPU, and give what Keras gives, gradients included.
-Files that are saved name `keras.layers.LSTM`, so that plain Keras loads them.
-"""
+"""`LSTM` as a Keras layer, and the switch that makes Keras's own compute as it does."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import Any
 
-try:
-    import keras
-except ModuleNotFoundError as error:
-    if error.name != "keras":
-        raise
-    raise ModuleNotFoundError("fastlstm.keras needs Keras 3: pip install 'fastlstm[keras]'", name="keras") from None
+import keras
 
-from fastlstm.keras_operator import BACKENDS, Inputs, Options
-
-__all__ = ["LSTM", "Switch", "accelerate"]
+from fastlstm.keras.operator import BACKENDS, Inputs, Options
 
 _theirs = keras.layers.LSTM.inner_loop
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlstm import torch_passes as passes
-from fastlstm.torch_passes import Inputs
+from fastlstm.torch import passes
+from fastlstm.torch.passes import Inputs
 
 __all__ = ["layer"]
 

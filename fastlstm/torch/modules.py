@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastlstm import checks
 from fastlstm.cell import CellSpec, parameter_shapes
 from fastlstm.layer import CELL_OPTIONS
-from fastlstm.torch_operator import layer
+from fastlstm.torch.operator import layer
 
 __all__ = ["LSTM", "LSTMCell"]
 

@@ -1,7 +1,7 @@
 """One LSTM layer in Keras's terms, for each of Keras's backends.
 
 On PyTorch it is the registered operator of `fastlstm.torch`. JAX and TensorFlow call back into Python with the arrays;
-of the tape their graphs see but a number (see `keras_cores`). Masked steps are never computed (see
+of the tape their graphs see but a number (see `cores`). Masked steps are never computed (see
 `fastlstm.models.packing`).
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastlstm import keras_cores as cores
+from fastlstm.keras import cores
 from fastlstm.models import packing
 
 
@@ -235,7 +235,7 @@ def on_torch(options: Options, inputs: Inputs) -> tuple[Any, ...]:
     """PyTorch: the operator of `fastlstm.torch`, on a packed batch if there is a mask."""
     import torch
 
-    from fastlstm.torch_operator import layer
+    from fastlstm.torch.operator import layer
 
     x, h_0, c_0, kernel, recurrent_kernel, bias, mask = inputs
     weights = [kernel.t(), recurrent_kernel.t(), *([] if bias is None else [bias, torch.zeros_like(bias)])]
