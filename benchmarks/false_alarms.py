@@ -5,8 +5,8 @@
 Both sides are this code. For the second half this side's copy of fastlstm has a delay patched into its calls: after
 each call of the layer or the stream it waits, busily, for the given part of the time that the call took. A run that
 finds `slower` anywhere counts as an alarm; at most one in twenty may be false, and at least nineteen in twenty slow
-sides must be found. A run of equal sides takes about a minute, one of slowed sides two, since `check` looks twice at what
-it finds slower: the whole experiment with 20 runs a side takes an hour. Fewer cases leave fewer chances to find it.
+sides must be found. A run of equal sides takes about a minute, one of slowed sides two, since `check` looks twice at
+what it finds slower: the whole experiment with 20 runs a side takes an hour. Fewer cases leave fewer chances.
 """
 
 from __future__ import annotations
