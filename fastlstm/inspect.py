@@ -75,7 +75,9 @@ def plot_gates(trace: Trace, unit: int | None = None, row: int = 0) -> Figure:
     return figure
 
 
-def plot_gradient_norm(traces: Trace | Sequence[Trace] | Mapping[str, Any], axes: Axes | None = None) -> Figure | SubFigure:
+def plot_gradient_norm(
+    traces: Trace | Sequence[Trace] | Mapping[str, Any], axes: Axes | None = None
+) -> Figure | SubFigure:
     """Draw the norm of the gradient with respect to h over time, on a logarithmic axis: a curve that falls towards the
     first step is a gradient that vanishes, one that rises is a gradient that explodes.
 
