@@ -18,7 +18,7 @@ OPTIONS = operator.Options(1, False, True, False, False, True, False, training=T
 @pytest.fixture(autouse=True)
 def _empty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is kept or waits at the beginning."""
-    monkeypatch.setattr(cores, "_idle", OrderedDict())
+    monkeypatch.setattr(cores, "_idle", [])
     monkeypatch.setattr(cores, "_kept", OrderedDict())
 
 
@@ -46,7 +46,7 @@ def test_a_tape_is_used_once_and_then_made_again() -> None:
     assert not cores._kept
     assert_equal(gradients(number, given), first)
     assert_equal(gradients(-1, given), first)
-    assert sum(map(len, cores._idle.values())) == 1  # one core has served all
+    assert len(cores._idle) == 1  # it has served all
 
 
 def test_calls_of_one_layer_with_different_weights_do_not_mix() -> None:
@@ -76,4 +76,17 @@ def test_cores_of_layers_that_are_gone_are_dropped(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cores, "MOST_CORES", 2)
     for layer in (1, 2, 3, 2):
         operator.forward(OPTIONS._replace(layer=layer, training=False), *arrays(layer))
-    assert [key[0] for key in cores._idle] == [3, 2]
+    assert [core.key[0] for core in cores._idle] == [3, 2]
+
+
+def test_cores_of_tapes_that_are_dropped_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of calls in training whose gradients nobody asks for; a tape's size counts what its core holds."""
+    given = arrays(4)
+    for _ in range(5):
+        operator.forward(OPTIONS, *given)
+    assert len(cores._kept) == 5 and not cores._idle
+    assert min(size for _, _, size in cores._kept.values()) > 3 * sum(part.nbytes for part in given[3:5])
+    monkeypatch.setattr(cores, "MOST_CORES", 2)
+    monkeypatch.setattr(cores, "MOST_BYTES", 1)
+    *_, number = operator.forward(OPTIONS, *given)
+    assert list(cores._kept) == [number] and len(cores._idle) == 2

@@ -18,7 +18,7 @@ from fastlstm.passes.packing import digest
 from fastlstm.runtime.variant import Variant
 
 MOST_CORES = 64  # that wait to be used again
-MOST_BYTES = 1 << 29  # of tapes that wait for their gradient; the newest is kept whatever it takes
+MOST_BYTES = 1 << 29  # of tapes that wait for their gradient, cores included; the newest is kept whatever it takes
 NUMBERS = 1 << 31  # after which they begin anew: JAX takes 32 bits
 
 
@@ -31,7 +31,7 @@ class Core(NamedTuple):
 
 
 _lock = Lock()
-_idle: OrderedDict[tuple, list[Core]] = OrderedDict()
+_idle: list[Core] = []  # the one given last stands last
 _kept: OrderedDict[int, tuple[Any, Core, int]] = OrderedDict()  # tapes, by number: each with its core and its bytes
 _numbers = count()
 
@@ -42,12 +42,10 @@ def take(layer: int, kernel: Any, recurrent_kernel: Any, bias: Any, batch_first:
     given = [np.ascontiguousarray(part) for part in (kernel, recurrent_kernel, bias) if part is not None]
     mark = digest(Variant(kernel.dtype.name), given)
     with _lock:
-        waiting = _idle.get(key, [])
-        same = next((core for core in waiting if core.mark == mark), None)
-        found = same or (waiting[-1] if waiting else None)
+        waiting = [core for core in _idle if core.key == key]
+        found = next((core for core in waiting if core.mark == mark), waiting[-1] if waiting else None)
         if found is not None:
-            waiting.remove(found)
-            _idle.move_to_end(key)
+            _idle.remove(found)
     if found is None:
         I, H = len(kernel), len(recurrent_kernel)
         found = Core(key, b"", fastlstm.LSTM(I, H, 1, bias is not None, batch_first, dtype=kernel.dtype, seed=0))
@@ -64,10 +62,8 @@ def take(layer: int, kernel: Any, recurrent_kernel: Any, bias: Any, batch_first:
 def give(core: Core) -> None:
     """Let others take a core."""
     with _lock:
-        _idle.setdefault(core.key, []).append(core)
-        _idle.move_to_end(core.key)
-        while len(_idle) > MOST_CORES:
-            _idle.popitem(last=False)
+        _idle.append(core)
+        del _idle[:-MOST_CORES]
 
 
 def keep(tape: Any, core: Core, size: int) -> int:

@@ -99,6 +99,9 @@ class LSTM(keras.layers.LSTM):
     Keras's own loop computes what this library has not: activations besides tanh and sigmoid, `recurrent_dropout` while
     training, half precision, other devices than the CPU, `use_cudnn=True`. Dropout draws what Keras draws.
 
+    Under JAX and TensorFlow, what a gradient needs of a call waits until it is asked for: 512 MiB of all calls together
+    at the most, and the last call's whatever it takes. What was dropped is computed again.
+
     Under TensorFlow a model with this layer is not compiled by XLA, and a SavedModel (`model.export`) cannot hold it:
     save a `.keras` file, load it without this module, and export that.
 

@@ -59,7 +59,7 @@ def _inputs(options: Options, arrays: tuple[Any, ...]) -> Inputs:
 
 
 class _Done(NamedTuple):
-    """What `_run` computed, and keeps for `backward`."""
+    """What `_run` computed, and what `backward` needs of it."""
 
     y: np.ndarray
     h_n: np.ndarray
@@ -109,8 +109,9 @@ def forward(options: Options, *arrays: Any) -> tuple[np.ndarray, ...]:
     if not options.training:
         cores.give(core)
         return found
-    N, T, _ = inputs.x.shape
-    return *found, np.array(cores.keep(done, core, 6 * N * T * inputs.h_0.nbytes // max(N, 1)), np.int32)
+    weights = inputs.kernel.nbytes + inputs.recurrent_kernel.nbytes  # which the core has, and packed for both ways
+    size = 6 * inputs.x.shape[1] * inputs.h_0.nbytes + inputs.x.nbytes + 3 * weights
+    return *found, np.array(cores.keep((done.packed, done.tape), core, size), np.int32)
 
 
 def backward(options: Options, number: Any, dy: Any, dh_n: Any, dc_n: Any, *arrays: Any) -> tuple[np.ndarray, ...]:
@@ -119,8 +120,8 @@ def backward(options: Options, number: Any, dy: Any, dh_n: Any, dc_n: Any, *arra
     dy, dh, dc = map(np.asarray, (dy, dh_n, dc_n))
     if (kept := cores.claim(int(number))) is None:
         core = _core(options, inputs)
-        kept = _run(options, inputs, core, training=True), core
-    (_, _, _, packed, tape), core = kept
+        kept = _run(options, inputs, core, training=True)[3:], core
+    (packed, tape), core = kept
     if packed is not None:
         dx, dh_0, dc_0, grads = _masked_backward(options, inputs, core, packed, tape, dy, dh, dc)
     else:
