@@ -293,6 +293,15 @@ def test_calls_that_compute_little_are_left_to_onnxruntime() -> None:
         fastlstm.onnx.replace(model, least_flops="none")
 
 
+def test_what_an_operator_takes_a_session_takes() -> None:
+    """Where an input goes to an LSTM node: lists and tensors too, and another shape is told by the operator."""
+    found, feeds = replace(made([lstm("a", "x", "y")], ["y"], weights("a"))), x()
+    for given in (feeds["x"].tolist(), torch.from_numpy(feeds["x"])):
+        np.testing.assert_array_equal(found.run(None, {"x": given}), found.run(None, feeds))
+    with pytest.raises(ValueError, match=r"X must have the shape \(T, B, I\) with I = 3, but has \(5, 2\)"):
+        found.run(None, {"x": feeds["x"][..., 0]})
+
+
 def test_names_that_are_not_the_models_are_told() -> None:
     found = replace(made([lstm("a", "x", "y")], ["y"], weights("a")))
     for arguments, message in (

@@ -192,15 +192,9 @@ class Operator:
         """The layers."""
         return tuple(part.layer for part in self._parts)
 
-    def flops(self, X: np.ndarray) -> float:
-        """Floating-point operations of a call."""
-        return (
-            8.0
-            * self._attributes.directions
-            * self.hidden_size
-            * (self.input_size + self.hidden_size)
-            * (X.size // self.input_size)
-        )
+    def flops(self, Y: np.ndarray) -> float:
+        """Floating-point operations of the call that returned Y."""
+        return 8.0 * (self.input_size + self.hidden_size) * Y.size
 
     def _layer(self, given: Weights, d: int, reverse: bool) -> LSTM:
         """A layer with these weights, and the activations of direction d."""

@@ -57,8 +57,8 @@ class Lstm(NamedTuple):
     outputs: list[str]
 
     def run(self, values: Values, work: list[float]) -> None:
-        work.append(self.operator.flops(values[self.inputs[0]]))
         found = self.operator(*[values[name] if name else None for name in self.inputs])
+        work.append(self.operator.flops(found[0]))
         values.update((name, value) for name, value in zip(self.outputs, found, strict=False) if name)
 
 
@@ -108,6 +108,7 @@ class Session:
         providers: Sequence[Any] | None = None,
         least_flops: float = LEAST_FLOPS,
     ) -> None:
+        self._least = checks.number("least_flops", least_flops)
         initializers = {tensor.name for tensor in model.graph.initializer}
         self._inputs = {i.name: i.name not in initializers for i in model.graph.input}  # whether it must be fed
         self._outputs = [o.name for o in model.graph.output]
@@ -116,15 +117,15 @@ class Session:
         self.replaced, self.left = cutter.replaced, cutter.left
         # onnxruntime can be told other values for initializers that are inputs too, but an operator keeps its own.
         self._fixed = cutter.fixed
-        self._least = checks.number("least_flops", least_flops)
         self._small: dict[tuple, bool] = {}  # by the shapes of inputs
         self._whole = (model, sess_options, providers) if self.replaced and self._least > 0 else None
         self._uncut: onnxruntime.InferenceSession | None = None
 
-    def _onnxruntimes(self, key: tuple) -> onnxruntime.InferenceSession | None:
+    def _uncut_session(self, key: tuple) -> onnxruntime.InferenceSession | None:
         """A session of the whole model, for calls of which it is known that their LSTM nodes compute little."""
-        if self._whole is not None and self._uncut is None and self._small.get(key):
-            model, options, providers = self._whole
+        whole = self._whole  # which another thread may find refused
+        if whole is not None and self._uncut is None and self._small.get(key):
+            model, options, providers = whole
             try:
                 self._uncut = onnxruntime.InferenceSession(
                     model.SerializeToString(), options, providers=providers or CPU
@@ -170,7 +171,7 @@ class Session:
         if fixed := [name for name in input_feed if name in self._fixed]:
             raise ValueError(f"input_feed must not have weights of LSTM nodes that were replaced, but had {fixed}")
         key = *input_feed, *[getattr(array, "shape", None) for array in input_feed.values()]
-        if (uncut := self._onnxruntimes(key)) is not None:
+        if (uncut := self._uncut_session(key)) is not None:
             return uncut.run(output_names, input_feed)
         work: list[float] = []
         found = dict(zip(self._outputs, self._steps.run(dict(input_feed), work), strict=True))
@@ -214,7 +215,9 @@ def replace(
     OSError
         The file cannot be read.
     ValueError
-        It is no ONNX model, or not whole.
+        It is no ONNX model, or not whole; `least_flops` is not finite.
+    TypeError
+        `least_flops` is no number.
     Exception
         What onnxruntime raises for a model that it cannot run.
     ModuleNotFoundError
