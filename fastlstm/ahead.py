@@ -69,11 +69,11 @@ def warmup(
 
 def _steps(lstm: LSTM, training: bool, ragged: bool) -> list[tuple[str, Callable[[], object]]]:
     """Small calls that together need every kernel: of one step and of several, for training and step by step."""
-    x = np.zeros((1, 2, lstm.input_size) if lstm.batch_first else (2, 1, lstm.input_size), lstm.dtype)
-    reset = np.ones(x.shape[:2], bool)
 
     def inputs(T: int) -> np.ndarray:
         return np.zeros((1, T, lstm.input_size) if lstm.batch_first else (T, 1, lstm.input_size), lstm.dtype)
+
+    reset = np.ones(inputs(2).shape[:2], bool)
 
     def infer() -> None:
         held = list(lstm.parameters.values())  # a step has a kernel of its own while somebody holds a parameter
@@ -88,15 +88,18 @@ def _steps(lstm: LSTM, training: bool, ragged: bool) -> list[tuple[str, Callable
             lstm.backward(tape, y)
             held.clear()
 
+    def infer_ragged() -> None:
+        lstm(inputs(2), reset=reset)
+
     def train_ragged() -> None:
-        y, _, tape = lstm.forward(x, reset=reset)
+        y, _, tape = lstm.forward(inputs(2), reset=reset)
         lstm.backward(tape, y)
 
     found: list[tuple[str, Callable[[], object]]] = [("inference", infer)]
     if training:
         found.append(("training", train))
     if ragged:
-        found.append(("inference with lengths", lambda: lstm(x, reset=reset)))
+        found.append(("inference with lengths", infer_ragged))
     if ragged and training:
         found.append(("training with lengths", train_ragged))
     if not lstm.bidirectional and not lstm.reverse:

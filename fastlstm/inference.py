@@ -18,13 +18,22 @@ from fastlstm.stream import Stream
 SHORT_FLOPS = 3e8  # of a layer: a call that computes more gains less than 2 % by being prepared
 SHORT_SHAPES = 8  # for which calls are kept prepared
 
+Short = dict[tuple[bool, tuple[int, ...]], ShortForward]  # prepared calls, by training and the shape of x
+
+
+def keep_short(kept: Short, key: tuple[bool, tuple[int, ...]], made: ShortForward) -> None:
+    """Keep a prepared call in the place of the oldest, if there are enough."""
+    for oldest in list(kept)[: 1 - SHORT_SHAPES]:  # a list: other threads may keep theirs meanwhile
+        kept.pop(oldest, None)
+    kept[key] = made
+
 
 class Inference(Parameterised):
     """Plain calls and streams of a layer, whole and, where they are short, prepared."""
 
     def __init__(self, *parameters: Any) -> None:
         super().__init__(*parameters)
-        self._short: dict[tuple[bool, tuple[int, ...]], ShortForward] = {}  # by training, and the shape of x
+        self._short: Short = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes: nothing that was derived or prepared."""
@@ -96,10 +105,32 @@ class Inference(Parameterised):
         )
 
     def plan(self, T: int, B: int, training: bool = False, layer: int = 0, threads: int | None = None) -> Plan:
-        """How a call over T steps of B rows is cut: one layer's plan, forward or, if `training`, backward; with so many
-        `threads`, which need not be there, or else as many as a call may use.
+        """How a call is cut into parts and chunks.
+
+        Parameters
+        ----------
+        T, B
+            Steps and rows of the call.
+        training
+            Whether to plan the backward pass rather than the forward pass.
+        layer
+            Which layer, 0 the lowest.
+        threads
+            How many there are to plan for, be they there or not; None: as many as a call may use.
+
+        Returns
+        -------
+        Plan
+            Of that layer; `explain()` tells it in words.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An argument of the wrong type or out of range; the message names it.
         """
-        T, B = checks.size("T", T), checks.size("B", B)
+        T, B, training = checks.size("T", T), checks.size("B", B), checks.flag("training", training)
+        if checks.size("layer", layer, least=0) >= self.num_layers:
+            raise ValueError(f"layer must be less than num_layers = {self.num_layers}, but was {layer}")
         threads = get_num_threads() if threads is None else checks.size("threads", threads)
         D, P = self.directions, self.output_size
         I = self.input_size if layer == 0 else directions.size(self.merge, D, P)
@@ -144,7 +175,6 @@ class Inference(Parameterised):
         told = Shape(shape, (*shape[:-1], D * H), state, T, B, I, H, L, D, first, self.dtype, variant)
         if not ShortForward.fits(told):
             return None
-        if len(self._short) >= SHORT_SHAPES:
-            self._short.pop(next(iter(self._short)), None)
-        self._short[training, shape] = found = ShortForward(told, self._bind, self._lie)
+        found = ShortForward(told, self._bind, self._lie)
+        keep_short(self._short, (training, shape), found)
         return found

@@ -145,9 +145,7 @@ class LSTM(Inference):
             )
         random = np.random.default_rng(seed)
         inputs = [self.input_size] + [directions.size(merge, self.directions, self.output_size)] * (num_layers - 1)
-        super().__init__(
-            spec, inputs, self.hidden_size, self.directions, self.dtype, random, float(forget_bias)
-        )  # fmt: skip
+        super().__init__(spec, inputs, self.hidden_size, self.directions, self.dtype, random, float(forget_bias))
 
     def __repr__(self) -> str:
         """The constructor's call."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm import checks
-from fastlstm.inference import SHORT_SHAPES
+from fastlstm.inference import Short, keep_short
 from fastlstm.layer import LSTM, State, Tape
 from fastlstm.passes.short import ShortForward
 
@@ -51,7 +51,7 @@ class LSTMCell:
         self._layer = LSTM(input_size, hidden_size, bias=bias, dtype=dtype, seed=seed)
         self.input_size, self.hidden_size = self._layer.input_size, self._layer.hidden_size
         self.bias, self.dtype = self._layer.bias, self._layer.dtype
-        self._short: dict[tuple[bool, tuple[int, ...]], ShortForward] = {}  # by training, and the shape of x
+        self._short: Short = {}
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
@@ -162,9 +162,7 @@ class LSTMCell:
             short = self._layer._prepare_step(*key)
             if short is None:
                 return None
-            if len(self._short) >= SHORT_SHAPES:
-                self._short.pop(next(iter(self._short)), None)
-            self._short[key] = short
+            keep_short(self._short, key, short)
         return short if short.takes(x, state) else None
 
     def _x(self, x: Any) -> np.ndarray:

@@ -41,6 +41,11 @@ class QuantizedLSTM(Inference):
         `rms`, the root mean square of errors over that of weights.
     parameters : Mapping[str, numpy.ndarray]
         What the layer computes with, as float32 under the names of the float layer: copies, which nobody can write.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As of `LSTM.quantize`.
     """
 
     def __init__(self, layer: Inference, weights: str) -> None:
@@ -143,6 +148,8 @@ class QuantizedLSTM(Inference):
         found, wanted = (_flat(one(x, state, lengths=lengths, reset=reset)[0]) for one in (self, layer))
         if found.shape != wanted.shape:
             raise ValueError(f"layer must give y of the shape {found.shape}, but gives {wanted.shape}")
+        if not found.size:
+            return Error(0.0, 0.0)
         off = np.subtract(found, wanted, dtype=np.float64)
         return Error(float(abs(off).max()), float(np.sqrt(np.square(off).mean())))
 

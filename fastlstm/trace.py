@@ -16,13 +16,11 @@ from fastlstm.layer_call import Sizes, Tape, backward, forward, given_state, to_
 from fastlstm.parameterised import Parameterised
 from fastlstm.passes.calls import Taped
 from fastlstm.passes.frames import OpenGates
-from fastlstm.passes.packing import frame_of
+from fastlstm.passes.packing import GATES, frame_of
 from fastlstm.runtime.memory import address
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
 from fastlstm.sequences import Layout
-
-GATES = ("i", "f", "g", "o")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

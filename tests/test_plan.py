@@ -39,6 +39,9 @@ def test_plans_are_told_in_words() -> None:
     assert lstm.plan(1, 1).explain().startswith("one thread to a direction")
     with pytest.raises(ValueError, match=r"T must be at least 1, but was 0"):
         lstm.plan(0, 1)
+    for layer in (-1, 2):
+        with pytest.raises(ValueError, match=rf"layer must be .*, but was {layer}"):
+            lstm.plan(1, 1, layer=layer)
 
 
 def test_what_the_model_expects_of_more_threads() -> None:
