@@ -101,7 +101,10 @@ def _bound(name: str, value: Any) -> float:
         raise TypeError(f"{name} must be a number, but was {value!r}")
     if not value >= 0:
         raise ValueError(f"{name} must be at least 0, but was {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond all floats
+        return math.inf
 
 
 def _writable(grads: Any) -> list[np.ndarray]:

@@ -97,7 +97,7 @@ def plot_gradient_norm(
     Raises
     ------
     TypeError, ValueError
-        No traces, or traces without gradients.
+        No traces, traces without gradients, or several of one layer and direction that no labels tell apart.
     ImportError
         matplotlib is not installed.
     """
@@ -126,7 +126,10 @@ def _norms(traces: Any) -> dict[str, np.ndarray]:
     if not isinstance(traces, Mapping):
         if not isinstance(traces, Sequence) or not all(isinstance(trace, Trace) for trace in traces):
             raise TypeError(f"traces must be what LSTM.trace returns, or a mapping, but was {type(traces).__name__}")
-        traces = {_place(trace): trace for trace in traces}
+        places = [_place(trace) for trace in traces]
+        if twice := [place for place in places if places.count(place) > 1]:
+            raise ValueError(f"traces must have labels where several are of the same place, as of {twice[0]}: map them")
+        traces = dict(zip(places, traces, strict=True))
     if not traces:
         raise ValueError("traces must be at least one, but there was none")
     found = {}

@@ -27,6 +27,20 @@ SHOWN = {  # options of the constructor that its repr shows where they are not t
 }  # fmt: skip
 
 
+def spec_of(bias: bool, proj_size: int, forget_bias: Any, cell: dict[str, Any]) -> CellSpec:
+    """What a constructor's options come to, of which those of other cells are in `cell`."""
+    for name in cell:
+        if name not in CELL_OPTIONS:
+            raise TypeError(f"unknown option {name!r}: those of a cell are {', '.join(CELL_OPTIONS)}")
+    spec = CellSpec(bias=bias, proj_size=proj_size, **cell)
+    if checks.number("forget_bias", forget_bias) and (spec.coupled or not bias):
+        raise ValueError(
+            "forget_bias must be 0 in a cell that has no bias for a forget gate (coupled, or bias=False), "
+            f"but was {forget_bias!r}"
+        )
+    return spec
+
+
 class LSTM(Inference):
     """A long short-term memory layer, as `torch.nn.LSTM`.
 
@@ -133,16 +147,7 @@ class LSTM(Inference):
                 UserWarning,
                 stacklevel=2,
             )
-        for name in cell:
-            if name not in CELL_OPTIONS:
-                raise TypeError(f"unknown option {name!r}: those of a cell are {', '.join(CELL_OPTIONS)}")
-        spec = CellSpec(bias=self.bias, proj_size=self.proj_size, **cell)
-        checks.number("forget_bias", forget_bias)
-        if forget_bias and (spec.coupled or not self.bias):
-            raise ValueError(
-                "forget_bias must be 0 in a cell that has no bias for a forget gate (coupled, or bias=False), "
-                f"but was {forget_bias!r}"
-            )
+        spec = spec_of(self.bias, self.proj_size, forget_bias, cell)
         random = np.random.default_rng(seed)
         inputs = [self.input_size] + [directions.size(merge, self.directions, self.output_size)] * (num_layers - 1)
         super().__init__(spec, inputs, self.hidden_size, self.directions, self.dtype, random, float(forget_bias))

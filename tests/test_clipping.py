@@ -74,6 +74,14 @@ def test_views_and_no_gradients_at_all() -> None:
     clip_grad_value([], 1.0)
 
 
+def test_a_bound_beyond_all_floats_bounds_nothing() -> None:
+    grads, before = gradients(), gradients()
+    clip_grad_norm(grads, 10**400)
+    clip_grad_value(grads, 10**400)
+    for name, array in grads.items():
+        np.testing.assert_array_equal(array, before[name])
+
+
 @pytest.mark.parametrize("scale", [1e30, 1e-30])
 def test_squares_of_single_precision_stay_finite(scale: float) -> None:
     grads = gradients(scale=scale)

@@ -139,6 +139,7 @@ print("matplotlib.pyplot" in sys.modules)
         (lambda found: plot_gradient_norm(np.ones(3)), TypeError, "traces must be what LSTM.trace returns"),
         (lambda found: plot_gradient_norm([*found, 1]), TypeError, "traces must be what LSTM.trace returns"),
         (lambda found: plot_gradient_norm([]), ValueError, "traces must be at least one"),
+        (lambda found: plot_gradient_norm([*found, found[1]]), ValueError, "as of layer 0, reverse: map them"),
         (lambda found: plot_gradient_norm({"a": np.ones((2, 2))}), ValueError, "must be a trace, or norms"),
         (lambda found: plot_gradient_norm({"a": "b"}), ValueError, r"traces\['a'\] must be a trace"),
     ],

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 NEUTRAL: dict[str, tuple[Any, ...]] = {  # what an argument may be
     **dict.fromkeys(
         (
@@ -47,5 +49,6 @@ def settle(owner: str, given: dict[str, Any]) -> None:
             continue
         if name not in NEUTRAL:
             raise TypeError(f"{owner} has no argument {name!r}, which was {value!r}")
-        if not any(value is same or (value == same and same is not None) for same in NEUTRAL[name]):
+        plain = isinstance(value, str | int | float | np.generic)  # arrays equal nothing as a whole
+        if not any(value is same or (plain and value == same) for same in NEUTRAL[name]):
             raise ValueError(f"{name} of {owner} must be {NEUTRAL[name][0]!r} in this library, but was {value!r}")

@@ -24,9 +24,8 @@ class Packing(NamedTuple):
     order: np.ndarray  # (B,), which row stands where
     lengths: np.ndarray  # (B,), in that order, falling
     source: np.ndarray  # (T', B), flat index into (T, B) of each packed step; -1 behind a row's end
-    place: (
-        np.ndarray
-    )  # (T, B), flat index into (T', B) of the output of each step, in the order of processing; -1 where it is zeros
+    # (T, B), flat index into (T', B) of the output of each step, in the order of processing; -1 where it is zeros
+    place: np.ndarray
 
 
 def pack(mask: np.ndarray, backwards: bool, zero_output: bool) -> Packing:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fastlstm import checks
 from fastlstm.cell import CellSpec, parameter_shapes
-from fastlstm.layer import CELL_OPTIONS
+from fastlstm.layer import CELL_OPTIONS, spec_of
 from fastlstm.torch.operator import layer
 
 __all__ = ["LSTM", "LSTMCell"]
@@ -117,19 +116,10 @@ class LSTM(torch.nn.RNNBase):
         forget_bias: float = 0.0,
         **cell: Any,
     ) -> None:
-        for name in cell:
-            if name not in CELL_OPTIONS:
-                raise TypeError(f"unknown option {name!r}: those of a cell are {', '.join(CELL_OPTIONS)}")
         options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size)
         # The parameters of another cell take the places of those that torch makes.
         super().__init__("LSTM", input_size, hidden_size, *options, "meta" if cell else device, dtype)
-        checks.number("forget_bias", forget_bias)
-        spec = CellSpec(bias=bias, proj_size=proj_size, **cell)
-        if forget_bias and (spec.coupled or not bias):
-            raise ValueError(
-                "forget_bias must be 0 in a cell that has no bias for a forget gate (coupled, or bias=False), "
-                f"but was {forget_bias!r}"
-            )
+        spec = spec_of(bias, proj_size, forget_bias, cell)
         self.forget_bias = float(forget_bias)
         if cell:
             self._become(spec, device, dtype)

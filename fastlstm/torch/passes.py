@@ -42,9 +42,7 @@ class Inputs(NamedTuple):
     keep: bool  # whether the tape is kept for backward
     x_first: bool  # whether x has the batch first
     y_first: bool
-    cell: (
-        str  # options of `CellSpec` that are not its defaults, but bias and proj_size, as JSON; empty if there are none
-    )
+    cell: str  # options of `CellSpec` that are not its defaults, as JSON, but bias and proj_size; empty if none are
     bias: bool
     weights: tuple[Tensor, ...]  # of each direction those that `parameter_shapes` names, in its order
 

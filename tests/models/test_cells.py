@@ -185,6 +185,7 @@ def test_every_argument_of_a_keras_model_is_taken_with_its_default(method, tmp_p
         (lambda: Embedding(3, 2, lora_rank=4), ValueError, "lora_rank of Embedding must be None"),
         (lambda: LSTM(3, return_sequence=True), TypeError, "LSTM has no argument 'return_sequence'"),
         (lambda: models.Adam(weight_decay=0.1), ValueError, "weight_decay of Adam must be None"),
+        (lambda: models.Adam(loss_scale_factor=np.ones(2)), ValueError, "loss_scale_factor of Adam must be None"),
         (lambda: models.Adam(use_ema=True), ValueError, "use_ema of Adam must be False"),
         (lambda: models.SGD(lr=0.1), TypeError, "SGD has no argument 'lr'"),
         (lambda: models.BinaryCrossentropy(label_smoothing=0.1), ValueError, "label_smoothing .* must be 0"),
