@@ -1,4 +1,4 @@
-"""What lengths, resets and other cells cost beside the plain call, as the tables of `docs/variants.md`.
+"""What lengths, resets and other cells cost beside the plain call, as the tables of the README.
 
     python benchmarks/variants.py [--threads 1] [--rounds 15] [--cell "layer normalisation"]
 
