@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import tolerances
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.testing._internal import common_modules
 from torch.utils.data import DataLoader, Dataset
+from torch_case import assert_same, flat, state, twins
 
 import fastlstm
 import fastlstm.torch
@@ -31,63 +31,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not sup
 INFOS = {info.name: info for info in common_modules.module_db if info.name in SAMPLES}
 
 
-def flat(value) -> list[Tensor]:
-    """The tensors of an output or input, in order."""
-    if isinstance(value, PackedSequence):
-        return [value.data]
-    return [value] if isinstance(value, Tensor) else [tensor for part in value for tensor in flat(part)]
-
-
-def leaves(value):
-    """A copy of inputs whose tensors want gradients."""
-    if isinstance(value, PackedSequence):
-        return value._replace(data=value.data.detach().clone().requires_grad_())
-    if isinstance(value, Tensor):
-        return value.detach().clone().requires_grad_()
-    return None if value is None else tuple(leaves(part) for part in value)
-
-
-def results(module: torch.nn.Module, args: tuple, seed: int = 0) -> tuple[list[Tensor], list[Tensor]]:
-    """All outputs, and the gradients of a random function of them with respect to all inputs and parameters."""
-    args = tuple(leaves(arg) for arg in args if arg is not None)
-    module.zero_grad()
-    torch.manual_seed(seed)
-    outputs = flat(module(*args))
-    torch.manual_seed(seed + 1)
-    sum((out.square() * torch.randn(out.shape, dtype=out.dtype)).sum() for out in outputs).backward()
-    return outputs, [*(leaf.grad for leaf in flat(args)), *(p.grad.clone() for p in module.parameters())]
-
-
-def assert_same(ours: torch.nn.Module, theirs: torch.nn.Module, *args) -> None:
-    """Both modules give the same outputs and gradients, within what the library promises relative to the largest."""
-    name = str(next(theirs.parameters()).dtype).removeprefix("torch.")
-    promised = (tolerances.PROMISED_VALUES[name], tolerances.PROMISED_GRADIENTS[name])
-    for found, expected, tolerance in zip(results(ours, args), results(theirs, args), promised, strict=True):
-        for one, other in zip(found, expected, strict=True):
-            largest = max([1.0, *other.detach().abs().flatten().tolist()])
-            torch.testing.assert_close(one, other, rtol=0, atol=tolerance * largest)
-
-
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """The same parameters and samples in every run."""
     torch.manual_seed(0)
-
-
-def twins(*args, **options) -> tuple[fastlstm.torch.LSTM, torch.nn.LSTM]:
-    """One of ours and one of theirs with the same parameters."""
-    theirs = torch.nn.LSTM(*args, **options)
-    ours = fastlstm.torch.LSTM(*args, **options)
-    ours.load_state_dict(theirs.state_dict())
-    return ours, theirs
-
-
-def state(module: torch.nn.LSTM, rows: int) -> tuple[Tensor, Tensor]:
-    """A random state of a batch of `rows`."""
-    shape = (module.num_layers * (1 + module.bidirectional), rows)
-    dtype = module.weight_ih_l0.dtype
-    sizes = module.proj_size or module.hidden_size, module.hidden_size
-    return torch.randn(*shape, sizes[0], dtype=dtype), torch.randn(*shape, sizes[1], dtype=dtype)
 
 
 # --- PyTorch's own samples --------------------------------------------------------------------------------------------
@@ -240,117 +187,6 @@ def test_training_follows_torch() -> None:
     assert losses[0][-1] < losses[0][0]
 
 
-# --- autograd's and the compiler's machinery --------------------------------------------------------------------------
-
-
-def test_backward_twice_over_one_graph() -> None:
-    module, x = fastlstm.torch.LSTM(3, 4, bidirectional=True), torch.randn(3, 2, 3, requires_grad=True)
-    loss = module(x)[0].square().sum()
-    first = torch.autograd.grad(loss, [x, *module.parameters()], retain_graph=True)
-    second = torch.autograd.grad(loss, [x, *module.parameters()])
-    for one, other in zip(first, second, strict=True):
-        assert torch.equal(one, other)
-
-
-def test_second_derivative_is_refused() -> None:
-    module, x = fastlstm.torch.LSTM(3, 4), torch.randn(3, 2, 3, requires_grad=True)
-    (gradient,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
-    with pytest.raises(NotImplementedError, match=r"no second derivative: use torch\.nn\.LSTM"):
-        gradient.sum().backward()
-
-
-@pytest.mark.filterwarnings("default")  # jvp's own
-def test_forward_mode_and_vmap_are_refused() -> None:
-    module, x = fastlstm.torch.LSTM(3, 4), torch.randn(3, 2, 3)
-    with pytest.raises(NotImplementedError, match=r"no derivative in forward mode: use torch\.nn\.LSTM"):
-        torch.func.jvp(lambda one: module(one)[0], (x,), (x,))
-    with pytest.raises(NotImplementedError, match="no vmap: make the axis a part of the batch's"):
-        torch.func.vmap(lambda one: module(one)[0])(x[None])
-
-
-def test_parameters_changed_between_forward_and_backward() -> None:
-    module = fastlstm.torch.LSTM(3, 4)
-    loss = module(torch.randn(3, 2, 3))[0].sum()
-    with torch.no_grad():
-        module.weight_hh_l0.add_(1)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
-
-
-@pytest.mark.filterwarnings("default")  # of the compiler's own imports
-@pytest.mark.parametrize(("backend", "batches"), [("aot_eager", (3, 4, 5)), ("inductor", (3,))])
-def test_compile(backend: str, batches: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # a graph from disk would hide today's operators
-    torch._dynamo.reset()
-    ours, theirs = twins(5, 7, num_layers=2, bidirectional=True, batch_first=True)
-    compiled = torch.compile(ours, fullgraph=True, backend=backend)
-    for rows in batches:  # the second makes it compile anew, for any number of rows
-        x = torch.randn(rows, 6, 5)
-        assert_same(compiled, theirs, x, state(theirs, rows))
-        with torch.no_grad():
-            torch.testing.assert_close(compiled(x), theirs(x))
-
-
-@pytest.mark.filterwarnings("default")
-def test_compile_packed() -> None:
-    torch._dynamo.reset()
-    ours, theirs = twins(5, 7, bidirectional=True)
-    packed = pack_padded_sequence(torch.randn(6, 3, 5), [6, 4, 4])
-    assert_same(torch.compile(ours, fullgraph=True, backend="aot_eager"), theirs, packed)
-
-
-@pytest.mark.filterwarnings("default")
-def test_export() -> None:
-    ours, theirs = twins(5, 7, num_layers=2, bidirectional=True, batch_first=True)
-    x, dim = torch.randn(3, 4, 5), torch.export.Dim
-    exported = torch.export.export(ours.eval(), (x,), dynamic_shapes=({0: dim("rows"), 1: dim("steps")},))
-    file = io.BytesIO()
-    torch.export.save(exported, file)
-    file.seek(0)
-    x = torch.randn(5, 9, 5)
-    for program in (exported, torch.export.load(file)):
-        torch.testing.assert_close(program.module()(x), theirs(x))
-
-
-@pytest.mark.filterwarnings("default")
-def test_trace_without_gradients() -> None:
-    ours, x = fastlstm.torch.LSTM(5, 7, num_layers=2, bidirectional=True), torch.randn(4, 3, 5)
-    with torch.no_grad():
-        traced, other = torch.jit.trace(ours, (x,)), torch.randn(6, 2, 5)
-        assert torch.equal(traced(other)[0], ours(other)[0])
-
-
-@pytest.mark.filterwarnings("default")
-def test_operators_keep_torchs_rules() -> None:
-    weights = [torch.randn(shape, requires_grad=True) for shape in ((28, 5), (28, 7), (28,), (28,))]
-    batch = (torch.randn(4, 3, 5, requires_grad=True), torch.randn(1, 3, 7), torch.randn(1, 3, 7))
-    packed = (torch.randn(5, 5), torch.randn(1, 2, 7), torch.randn(1, 2, 7))
-    sizes, reset = torch.tensor([2, 2, 1]), torch.rand(4, 3) < 0.5
-    lengths = torch.tensor([4, 4, 4])  # of shorter rows the tape has parts that nobody writes, which it would compare
-    zoned = '{"zoneout": [0.1, 0.2]}', torch.rand(1, 4, 3, 7), torch.rand(1, 1, 1, 7)
-    for inputs, ends, (cell, *zoneout) in (
-        (batch, [None] * 3, ("", None, None)),
-        (packed, [sizes, None, None], ("", None, None)),
-        (batch, [None, lengths, reset], zoned),
-    ):
-        args = (*inputs, *ends, None, *zoneout, True, False, False, cell, True, weights)
-        assert set(torch.library.opcheck(torch.ops.fastlstm.lstm_layer.default, args).values()) == {"SUCCESS"}
-
-
-def test_functional_call_and_grad() -> None:
-    ours, theirs = twins(5, 7, num_layers=2)
-    x = torch.randn(3, 4, 5)
-    parameters = {name: 2 * p.detach() for name, p in ours.named_parameters()}
-    found = []
-    for module in (ours, theirs):
-        found.append(torch.func.functional_call(module, parameters, (x,)))
-    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
-    gradients = torch.func.grad(lambda p: torch.func.functional_call(ours, p, (x,))[0].square().sum())(parameters)
-    theirs.load_state_dict(parameters)
-    theirs(x)[0].square().sum().backward()
-    torch.testing.assert_close(gradients, {name: p.grad for name, p in theirs.named_parameters()}, rtol=1e-5, atol=1e-5)
-
-
 # --- the module as PyTorch's tools see it -----------------------------------------------------------------------------
 
 
@@ -461,97 +297,6 @@ def test_ddp_gradients_equal_those_of_one_process() -> None:
     first, *_, last = done.stdout.splitlines()
     assert first.startswith("gradients of 2 processes") and float(first.split()[-1]) < 1e-6
     assert last.startswith("step 3: loss")
-
-
-# --- accelerate -------------------------------------------------------------------------------------------------------
-
-# (who, I, H, options): layers of public models.
-SHAPES = [
-    ("sb3-contrib RecurrentPPO", 64, 256, {}),
-    ("silero-vad", 128, 128, {}),
-    ("DeepAR", 40, 40, {"num_layers": 2, "dropout": 0.1, "batch_first": True}),
-    ("Darts RNNModel", 1, 25, {"batch_first": True}),
-    ("NeuralForecast LSTM", 2, 128, {"num_layers": 2, "batch_first": True}),
-    ("neuralhydrology", 27, 128, {}),
-    ("EasyOCR CRNN", 512, 256, {"bidirectional": True, "batch_first": True}),
-    ("docTR CRNN", 512, 128, {"num_layers": 2, "bidirectional": True, "batch_first": True}),
-    ("Kraken", 48, 200, {"bidirectional": True, "batch_first": True}),
-    ("Flair tagger", 100, 256, {"bidirectional": True, "batch_first": True}),
-    ("Stanza tagger", 125, 200, {"num_layers": 2, "bidirectional": True, "batch_first": True, "dropout": 0.5}),
-    ("Tacotron 2 encoder", 512, 256, {"bidirectional": True, "batch_first": True}),
-    ("Encodec", 512, 512, {"num_layers": 2}),
-    ("Demucs", 384, 384, {"num_layers": 2, "bidirectional": True}),
-    ("AWD-LSTM", 400, 1150, {}),
-    ("R2D2", 512, 512, {}),
-    ("BiDAF", 200, 100, {"bidirectional": True, "batch_first": True}),
-    ("InferSent", 300, 512, {"bidirectional": True}),
-    ("Open-Unmix", 512, 256, {"num_layers": 3, "bidirectional": True, "dropout": 0.4}),
-    ("deep-river", 10, 32, {"bias": False}),
-]
-
-
-class Model(torch.nn.Module):
-    """An LSTM in its usual company."""
-
-    def __init__(self, I: int, H: int, options: dict) -> None:
-        super().__init__()
-        self.embed = torch.nn.Linear(8, I)
-        self.layers = torch.nn.ModuleDict({"rnn": torch.nn.LSTM(I, H, **options)})
-        self.head = torch.nn.Linear(H * (1 + options.get("bidirectional", False)), 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scores of each step."""
-        y, _ = self.layers["rnn"](torch.tanh(self.embed(x)))
-        return self.head(y)
-
-
-@pytest.mark.parametrize(("who", "I", "H", "options"), SHAPES, ids=[shape[0] for shape in SHAPES])
-def test_accelerate_public_shapes(who: str, I: int, H: int, options: dict) -> None:
-    model = Model(I, H, options).eval()
-    theirs, before = copy.deepcopy(model), dict(model.named_parameters())
-    report = fastlstm.torch.accelerate(model)
-    assert report.swapped == ["layers.rnn"] and not report.left
-    assert type(model.layers["rnn"]) is fastlstm.torch.LSTM
-    x = torch.randn(7, 5, 8)
-    torch.testing.assert_close(model(x), theirs(x), rtol=0, atol=1e-5)
-    assert all(p is before[name] for name, p in model.named_parameters())
-    torch.testing.assert_close(model.state_dict(), theirs.state_dict(), rtol=0, atol=0)
-    assert list(model.state_dict()) == list(theirs.state_dict())
-    fresh = Model(I, H, options)
-    fresh.load_state_dict(model.state_dict())
-
-
-def test_accelerate_says_what_it_left() -> None:
-    class Special(torch.nn.LSTM):
-        """May compute anything."""
-
-    shared = torch.nn.LSTM(3, 4)
-    modules = {
-        "plain": shared,
-        "again": shared,
-        "lowered": torch.nn.LSTM(3, 4, dtype=torch.bfloat16),
-        "special": Special(3, 4),
-        "gru": torch.nn.GRU(3, 4),
-        "cell": torch.nn.LSTMCell(3, 4),
-        "linear": torch.nn.Linear(3, 4),
-    }
-    called = []
-    shared.register_forward_hook(lambda *_: called.append(1))
-    model = torch.nn.ModuleDict(modules)
-    report = fastlstm.torch.accelerate(model)
-    assert report.swapped == ["plain"]  # one module under two names
-    assert model["plain"] is model["again"] is shared
-    assert set(report.left) == {"lowered", "special", "gru", "cell"}
-    assert "bfloat16" in report.left["lowered"]
-    assert "subclass" in report.left["special"] and "GRU" in report.left["gru"] and "LSTMCell" in report.left["cell"]
-    assert "swapped plain" in str(report) and "left    gru: " in str(report)
-    shared(torch.zeros(2, 3))
-    assert called == [1]
-    assert fastlstm.torch.accelerate(model).swapped == []
-    alone = torch.nn.LSTM(3, 4)
-    assert fastlstm.torch.accelerate(alone).swapped == [""] and type(alone) is fastlstm.torch.LSTM
-    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, but was int"):
-        fastlstm.torch.accelerate(3)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
