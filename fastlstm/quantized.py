@@ -80,6 +80,11 @@ class QuantizedLSTM(Inference):
         """What a copy takes: nothing that was derived or prepared."""
         return super().__getstate__() | {"_panels": {}}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a copy, perhaps on another processor: which sums are exact hangs on its instructions."""
+        vars(self).update(state)
+        self._variant = packing.rounded_variant(self._variant, self.weights, self.output_size)
+
     def __repr__(self) -> str:
         """The call that makes one like it."""
         return f"{self._made_of}.quantize({self.weights!r})"

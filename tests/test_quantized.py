@@ -190,6 +190,21 @@ def test_copies(weights: str) -> None:
     assert made.weights == weights and made.merge == "sum"
 
 
+def test_a_copy_goes_to_a_processor_with_other_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And back: a kernel for instructions that a processor has not would end the process."""
+    q, x = fastlstm.LSTM(4, 17, seed=0).quantize(), np.ones((2, 3, 4), np.float32)
+    y, there = q(x)[0], pickle.dumps(q)
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "multiplies_bytes", lambda: False)
+        other = pickle.loads(there)
+        back = pickle.dumps(other)
+    assert not other._variant.exact
+    np.testing.assert_allclose(other(x)[0], y, rtol=0, atol=1e-6)
+    again = pickle.loads(back)
+    assert again._variant == q._variant
+    np.testing.assert_array_equal(again(x)[0], y)
+
+
 def test_outputs_of_other_forms() -> None:
     """A pair of directions, and a packed sequence."""
     lstm = fastlstm.LSTM(4, 5, bidirectional=True, merge="none", seed=0)
