@@ -149,7 +149,8 @@ def test_strided_tensors() -> None:
     ours, theirs = twins(5, 7)
     base = torch.randn(8, 5, 6)
     swapped, wide = base.transpose(1, 2), torch.randn(4, 3, 10)
-    for x in (swapped, swapped[::2], torch.randn(1, 5).expand(4, 3, 5), wide[..., ::2], wide[..., 2:7]):
+    one = torch.randn(1, 5)  # all rows in one place
+    for x in (swapped, swapped[::2], one.expand(4, 3, 5), one.expand(40, 1, 5), wide[..., ::2], wide[..., 2:7]):
         assert_same(ours, theirs, x)
     for module in (ours, theirs):
         module.weight_ih_l0 = torch.nn.Parameter(torch.linspace(-1, 1, 140).reshape(5, 28).t())

@@ -18,11 +18,11 @@ def flat(value) -> list[Tensor]:
 
 
 def leaves(value):
-    """A copy of inputs whose tensors want gradients."""
+    """The inputs as they lie in memory, as tensors that want gradients."""
     if isinstance(value, PackedSequence):
-        return value._replace(data=value.data.detach().clone().requires_grad_())
+        return value._replace(data=value.data.detach().requires_grad_())
     if isinstance(value, Tensor):
-        return value.detach().clone().requires_grad_()
+        return value.detach().requires_grad_()
     return None if value is None else tuple(leaves(part) for part in value)
 
 

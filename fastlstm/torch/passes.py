@@ -125,10 +125,12 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def _view(tensor: Tensor, batch_first: bool, even: bool = False) -> np.ndarray:
-    """The rows (T, B, n) or (N, n); copies where a pass cannot take the strides, or wants rows evenly apart."""
+    """The rows (T, B, n) or (N, n); copies where a pass cannot take the strides, or wants rows evenly apart: 0, as of
+    an expanded tensor, would tell it that they were packed for it.
+    """
     array = tensor.detach().numpy()
     array = array.transpose(1, 0, 2) if batch_first and array.ndim == 3 else array
-    fits = array.strides[-1] == array.itemsize and not (even and calls.row_stride(array) is None)
+    fits = array.strides[-1] == array.itemsize and (not even or bool(calls.row_stride(array)))
     return array if fits else np.ascontiguousarray(array)
 
 
