@@ -22,6 +22,7 @@ from torch_case import assert_same, flat, state, twins
 
 import fastlstm
 import fastlstm.torch
+from fastlstm.torch import operator
 from fastlstm.torch import passes as torch_passes
 
 ROOT = Path(__file__).parent.parent
@@ -364,6 +365,11 @@ def test_tensors_that_do_not_fit_are_never_read() -> None:
     for sizes in ([2, 1], [2, 1, 2], [2, 2, 2]):
         with pytest.raises(ValueError, match="batch_sizes must"):
             module(PackedSequence(zeros(4, 3), torch.tensor(sizes)))
+    for x in (zeros(1, 2, 3), zeros(4, 2, 3), zeros(2, 3)):
+        with pytest.raises(RuntimeError, match=r"x must have 3 dimensions and the 5 rows of h_0, but has the shape \("):
+            operator.layer(x, zeros(1, 5, 4), zeros(1, 5, 4), [*module.parameters()])
+    with pytest.raises(RuntimeError, match=r"x must have 2 dimensions, but has the shape \(2, 1, 3\)"):
+        operator.layer(zeros(2, 1, 3), *[zeros(1, 2, 4)] * 2, [*module.parameters()], sizes=torch.tensor([2]))
 
 
 def test_autocast_keeps_the_parameters_dtype() -> None:

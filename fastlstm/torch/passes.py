@@ -101,6 +101,10 @@ def _check(call: Inputs) -> CellSpec:
     if call.c_0.shape != (D, B, H) or {call.h_0.dtype, call.c_0.dtype} != {dtype}:
         found = " and ".join(f"{state.dtype} of {tuple(state.shape)}" for state in (call.h_0, call.c_0))
         raise RuntimeError(f"h_0 and c_0 must be {dtype} of the shapes (D, B, P) and (D, B, H), but are {found}")
+    dims = 3 if call.sizes is None else 2
+    if call.x.dim() != dims or (dims == 3 and call.x.shape[0 if call.x_first else 1] != B):
+        rows = f" and the {B} rows of h_0" if dims == 3 else ""
+        raise RuntimeError(f"x must have {dims} dimensions{rows}, but has the shape {tuple(call.x.shape)}")
     spec, variant = _cell(call.cell, call.bias, 0 if P == H else P, dtype)
     shapes = [*_shapes(spec, I, H).values()]
     if len(call.weights) != D * len(shapes):
@@ -141,8 +145,6 @@ def _layout(call: Inputs, x: np.ndarray) -> tuple[Layout, calls.Ragged | None]:
         layout = from_packed(PackedSequence(x, call.sizes.numpy()))
         if layout.B != B:
             raise ValueError(f"batch_sizes must begin with the {B} rows of h_0, but begin with {layout.B}")
-    elif x.ndim != 3 or x.shape[1] != B:
-        raise RuntimeError(f"x must have three dimensions and the {B} rows of h_0, but has the shape {x.shape}")
     else:
         T = len(x)
         layout = Layout(T, B) if call.lengths is None else from_lengths(call.lengths.numpy(), T, B)
