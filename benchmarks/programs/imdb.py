@@ -1,8 +1,8 @@
 """Sentiment of 25,000 IMDb reviews by two LSTM layers, here, in PyTorch and in Keras: accuracy and seconds an epoch.
 
-pip install ".[examples]" torch keras jax tensorflow-cpu
-python benchmarks/programs/imdb.py --threads 1
-python benchmarks/programs/imdb.py --rounds 8 --engines fastlstm,torch    # a part of an epoch, for the ratio alone
+    pip install ".[examples]" torch keras jax tensorflow-cpu
+    python benchmarks/programs/imdb.py --threads 1
+    python benchmarks/programs/imdb.py --rounds 8 --engines fastlstm,torch    # a part of an epoch, for the ratio alone
 
 The processor's time holds beside other programs, and is the measure for one thread; that by the clock is for more.
 Every engine has a process of its own, begins with the same weights (of Keras's distributions) and sees the same batches
