@@ -81,8 +81,8 @@ class LSTM(torch.nn.RNNBase):
     Raises
     ------
     NotImplementedError
-        Tensors that are not on the CPU or neither float32 nor float64, and second derivatives; the message
-        names the way out.
+        Tensors that are not on the CPU or neither float32 nor float64, second derivatives, those in forward mode, and
+        `torch.func.vmap`; the message names the way out.
     TypeError, ValueError, RuntimeError
         As `torch.nn.LSTM` raises them; and for an option of the cell that is wrong.
 
