@@ -16,10 +16,9 @@ from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm
 from fastlstm.passes.backward_step import initial_state, step_by_panel
 from fastlstm.passes.backward_whole import step_by_row
 from fastlstm.passes.forward import block_rows
-from fastlstm.passes.frames import Backward
+from fastlstm.passes.frames import ZEROS, Backward
 from fastlstm.passes.rows import first, lot_of, place, rows_at, step_of
 from fastlstm.passes.weight_gradient import (
-    ZEROS,
     clear,
     panel_count,
     special_gradient,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastlstm.kernels.gates import inner, memory_bwd, output_bwd
 from fastlstm.kernels.gemm import NEXT, SAME, gemm, panels_at_once
-from fastlstm.passes.frames import Backward
+from fastlstm.passes.frames import ZEROS, Backward
 from fastlstm.passes.rows import at, place, reset_at, taped
-from fastlstm.passes.weight_gradient import ZEROS, vectors_of
+from fastlstm.passes.weight_gradient import vectors_of
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import lanes, load, pointer, splat, store

@@ -17,9 +17,9 @@ from fastlstm.passes.backward_step import (
 )
 from fastlstm.passes.denormalise import denormalise, weighed_gates
 from fastlstm.passes.forward_whole import WHOLE_ROWS
-from fastlstm.passes.frames import MOMENTS, Backward
+from fastlstm.passes.frames import MOMENTS, ZEROS, Backward
 from fastlstm.passes.rows import rank, taped
-from fastlstm.passes.weight_gradient import ZEROS, vectors_of
+from fastlstm.passes.weight_gradient import vectors_of
 from fastlstm.runtime.jit import kernel, read
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import fma, lanes, leading, load, pointer, splat, store, total

@@ -76,13 +76,6 @@ def open_gates(variant: Variant):
     return worker
 
 
-def idle(variant: Variant):
-    def worker(part, frame):
-        pass
-
-    return worker
-
-
 def digest(variant: Variant):
     def worker(part, frame):
         f = read(frame, Digest)
