@@ -13,7 +13,8 @@ from .results import Document, Limits, Measurement
 
 _SHAPES = {SUBJECT: "circle", ALWAYS: "bar", "torch": "square", "onnxruntime": "diamond", "openvino": "up",
            "jax": "down", "keras": "circle"}  # fmt: skip
-_LEFT, _RIGHT = 102.0, 370.0
+_LEFT, _RIGHT = 122.0, 370.0
+_LETTERS = 16  # of a name, left of a row
 _ROW = 24.0
 _BINS = 48
 _LEAST_SPEEDUP = 0.4  # what is slower than that is drawn at the end of the scale
@@ -39,6 +40,13 @@ def legend(labels: list[str]) -> str:
 
     items = "".join(map(item, labels))
     return f'<ul class="legend">{items}</ul>'
+
+
+def _row_name(name: str, y: float) -> str:
+    """The name of a row; what has no room is left out of its middle."""
+    half = _LETTERS // 2
+    shown = name if len(name) <= _LETTERS else f"{name[:half]}…{name[1 - half :]}"
+    return svg.text(_LEFT - 10, y, shown, "label", "end")
 
 
 def plural(threads: int) -> str:
@@ -68,7 +76,7 @@ def speed(document: Document, mode: str, threads: int) -> str:
     marks = [svg.text(scale(1), bottom + 31, "equal", "tick", "middle"), *_axis(scale, 4, bottom, "x", strong=1)]
     for k, (name, found) in enumerate(rows.items()):
         y = 4 + _ROW * (k + 0.5)
-        marks.append(svg.text(_LEFT - 10, y + 4, name, "label", "end"))
+        marks.append(_row_name(name, y + 4))
         ends = [scale(speed.ratio.estimate) for speed in found]
         marks.append(svg.line(min(ends), y, max(ends), y, "span"))
         for rival, (estimate, low, high, rounds) in reversed(found):
@@ -120,7 +128,7 @@ def roofline_chart(document: Document, mode: str, threads: int) -> str:
     spots = [(roofline.intensity(m.case, mode, m.dtype), summary.gflops(m)) for m in ours]
     low = min(rate for _, rate in spots)
     x = svg.log_scale(
-        [at for at, _ in spots] + [0.4, 2 * limits.peak_gflops / min(limits.bandwidth_gbs.values())], 46, _RIGHT
+        [at for at, _ in spots] + [0.4, 2 * limits.peak_gflops / min(limits.bandwidth_gbs.values())], 46, _RIGHT, 1.25
     )
     y = svg.log_scale([low / 1.5, limits.peak_gflops * 1.3], 268, 10)
     marks = [
@@ -174,7 +182,7 @@ def scaling(document: Document, mode: str) -> str:
     marks += [svg.text(scale(v), bottom + 15, svg.number(v) + "x", "tick", "middle") for v in scale.ticks()]
     for k, (name, row) in enumerate(speedups.items()):
         y = 18 + _ROW * (k + 0.5)
-        marks.append(svg.text(_LEFT - 10, y + 4, name, "label", "end"))
+        marks.append(_row_name(name, y + 4))
         marks.append(svg.line(scale(min(row.values())), y, scale(max(row.values())), y, "span"))
         for threads, value in row.items():
             told = f"{name}: {value:.2f} times as fast with {plural(threads)} as with {counts[0]}"
@@ -213,7 +221,7 @@ def latency(name: str, threads: int, group: Mapping[str, Measurement]) -> str:
         ]
         marks.append(svg.path(outline, f"area {kind(label)}", closed=True))
         half, slow = np.quantile(values, [0.5, 0.99])
-        marks.append(svg.text(_LEFT - 10, base - 6, label, "label", "end"))
+        marks.append(_row_name(label, base - 6))
         marks.append(svg.text(_RIGHT - 40, base - 6, _short(half), "label", "end"))
         marks.append(svg.text(_RIGHT, base - 6, _short(slow), "label", "end"))
     return svg.figure(
@@ -230,7 +238,7 @@ def starts(document: Document) -> str:
     marks = _axis(scale, 4, bottom, " s")
     for k, (label, row) in enumerate(document.starts.items()):
         y = 4 + _ROW * (k + 0.5)
-        marks.append(svg.text(_LEFT - 10, y + 4, label, "label", "end"))
+        marks.append(_row_name(label, y + 4))
         marks.append(svg.line(scale(row["warm_s"]), y, scale(row["cold_s"]), y, "span"))
         for name, size in (("cold_s", 5.5), ("warm_s", 3.5)):
             told = f"{label}: {row[name]:.2f} s {'with nothing cached' if name == 'cold_s' else 'with kernels cached'}"
