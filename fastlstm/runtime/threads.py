@@ -18,7 +18,7 @@ from fastlstm.runtime import machine, region, workers
 from fastlstm.runtime.workers import Worker
 
 SLEEP_S = 1e-4  # what a sleep means that its thread has waited at the least
-CROWDED = 0.1  # share of a call's time so waited from which on calls use one thread for a while
+CROWDED = 0.1  # share of a call's time so waited, in two calls running, from which on calls use one thread for a while
 FIRST_WAIT, LONGEST_WAIT_S = 16, 1.0  # that while: so many times the call's time, doubled each time, up to a second
 
 _limit: int | None = None
@@ -29,6 +29,7 @@ _serialised = threading.Lock()  # the workqueue layer aborts the process when tw
 _busy: list[None] = []  # as many entries as threads that calls use now: a list grows and shrinks in one piece
 _wait_until = 0.0  # when (`time.monotonic`) calls may use several threads again
 _wait_factor = FIRST_WAIT
+_slept = False  # whether threads slept in the last call of several
 _LOCKS = (_starting, *workers.LOCKS, *machine.LOCKS)  # in the order in which they are taken
 
 
@@ -184,13 +185,17 @@ def _crowded() -> bool:
 
 
 def _met(seconds: float, sleeps: float) -> None:
-    """Take note of how long a call of several threads took, and how often one of them had to sleep."""
-    global _wait_until, _wait_factor
-    if sleeps * SLEEP_S < CROWDED * seconds:
+    """Take note of how long a call of several threads took, and how often one of them had to sleep.
+
+    Once is forgiven: after a pause threads start late, by some ms, and the next call finds them awake.
+    """
+    global _wait_until, _wait_factor, _slept
+    before, _slept = _slept, sleeps * SLEEP_S >= CROWDED * seconds
+    if not _slept:
         _wait_factor = FIRST_WAIT
-        return
-    _wait_until = time.monotonic() + min(_wait_factor * seconds, LONGEST_WAIT_S)
-    _wait_factor *= 2
+    elif before:
+        _wait_until = time.monotonic() + min(_wait_factor * seconds, LONGEST_WAIT_S)
+        _wait_factor *= 2
 
 
 def _before_fork() -> None:
