@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from fastlstm.runtime import machine, region, workers
+from fastlstm.runtime import machine, quota, region, workers
 from fastlstm.runtime.workers import Worker
 
 SLEEP_S = 1e-4  # what a sleep means that its thread has waited at the least
@@ -34,6 +34,11 @@ _LOCKS = (_starting, *workers.LOCKS, *machine.LOCKS)  # in the order in which th
 
 
 def cores() -> int:
+    """Processors that this process may run on, and has the time of: threads beyond its quota would use it up sooner."""
+    return max(1, int(min(_affinity(), quota.processors())))
+
+
+def _affinity() -> int:
     """Processors that this process may run on."""
     try:
         return len(os.sched_getaffinity(0))
@@ -48,7 +53,7 @@ def _most() -> int:
     try:
         return int(os.environ["NUMBA_NUM_THREADS"])
     except (KeyError, ValueError):
-        return cores()
+        return _affinity()
 
 
 def set_num_threads(n: int) -> None:
@@ -73,7 +78,9 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads a call of this library uses at the most; the processors available to the process unless set."""
+    """How many threads a call of this library uses at the most; unless set, the processors that the process may run on,
+    or those whose time its container's quota allows, whole ones and one at the least.
+    """
     return min(_limit if _limit is not None else cores(), _most())
 
 
