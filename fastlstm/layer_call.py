@@ -13,6 +13,7 @@ from fastlstm.passes import calls
 from fastlstm.passes.calls import Masks, Ragged, Taped
 from fastlstm.passes.short import Recorded, ShortBackward
 from fastlstm.plan import plan_backward, plan_forward
+from fastlstm.runtime import reuse
 from fastlstm.runtime.threads import get_num_threads
 from fastlstm.runtime.variant import Variant
 from fastlstm.sequences import Layout, PackedSequence, from_lengths, from_packed, packed_data, ragged_of, reset_flags
@@ -91,7 +92,7 @@ class Sizes:
     def make(self, n: int, dtype: np.dtype) -> np.ndarray:
         """An array in the caller's layout whose padding is 0, and the rest not yet written."""
         padded = self.layout.offsets is not None and not self.layout.packed
-        return (np.zeros if padded else np.empty)(self.given(n), dtype)
+        return (reuse.zeros if padded else reuse.empty)(self.given(n), dtype)
 
     def pack(self, array: np.ndarray) -> np.ndarray:
         """Without padding."""
@@ -223,7 +224,7 @@ def forward(layer: Parameterised, x: Any, state: Any, lengths: Any, reset: Any, 
             out = sizes.make(D * P, dtype)
             y = sizes.time_first(out)
         else:
-            y = (np.zeros if layout.offsets is not None else np.empty)(sizes.between(D * P), dtype)
+            y = (reuse.empty if layout.offsets is None else reuse.zeros)(sizes.between(D * P), dtype)
         here = None
         if ragged is not None:
             here = ragged if values is None else ragged._replace(h_reset=values[0][rows], c_reset=values[1][rows])
@@ -330,7 +331,7 @@ def backward(layer: Parameterised, tape: Tape, dy: Any, dstate: Any) -> tuple[An
         if tape.traced:
             tape.dys[k] = d
         if k:
-            dxs = [np.empty(sizes.between(x.shape[-1]), dtype) for _ in range(D)]
+            dxs = [reuse.empty(sizes.between(x.shape[-1]), dtype) for _ in range(D)]
         else:
             dxs = [sizes.make(x.shape[-1], dtype) for _ in range(D)]
         views = [a if k else sizes.time_first(a) for a in dxs]

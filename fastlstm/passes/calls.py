@@ -12,6 +12,7 @@ from fastlstm.cell import CellSpec
 from fastlstm.passes.frames import MEANS, MOMENTS, ZEROS, Backward, Forward, block_elements
 from fastlstm.passes.packing import Gradients, Transposed, Weights, frame_of, padded, zeros
 from fastlstm.plan import GFLOPS, Plan
+from fastlstm.runtime import reuse
 from fastlstm.runtime.memory import LINE, address, pool
 from fastlstm.runtime.threads import alone, fan_out, get_num_threads, patiently
 from fastlstm.runtime.variant import Variant
@@ -60,14 +61,14 @@ class Taped(NamedTuple):
 
 def make_tape(variant: Variant, N: int, H: int, P: int, dtype: np.dtype) -> Taped:
     """Room for the tape of one direction."""
-    taped = Taped(np.empty((N, 4, H), dtype), np.empty((N, H), dtype))
+    taped = Taped(reuse.empty((N, 4, H), dtype), reuse.empty((N, H), dtype))
     if variant.keeps:
-        taped = taped._replace(inputs=np.empty((N, P), dtype))
+        taped = taped._replace(inputs=reuse.empty((N, P), dtype))
     if variant.normed:
         taped = taped._replace(
-            units_ih=np.empty((N, 4, H), dtype),
-            units_hh=np.empty((N, 4, H), dtype),
-            moments=np.empty((N, MOMENTS), dtype),
+            units_ih=reuse.empty((N, 4, H), dtype),
+            units_hh=reuse.empty((N, 4, H), dtype),
+            moments=reuse.empty((N, MOMENTS), dtype),
         )
     return taped
 
