@@ -59,12 +59,9 @@ def widened_gemm(rows, depth, a, a_row, b, start, start_row, c, c_row, wide):
 @kernel
 def product(v, rows, vectors, depth, a, a_row, b, b_panel, start, start_row, c, c_row, scratch):
     """`gemm` of x or h with panels of weights as the variant stores them."""
-    if v.narrow:
-        if rows >= WIDENED_ROWS:  # and so one panel
-            wide = scratch + 2 * BLOCK_ROWS * PANEL * lanes(c)
-            widened_gemm(rows, depth, a, a_row, b, start, start_row, c, c_row, wide)
-        else:
-            gemm(rows, vectors, depth, a, a_row, NEXT, b, b_panel, start, start_row, c, c_row)
+    if v.narrow and rows >= WIDENED_ROWS:  # and so one panel
+        wide = scratch + 2 * BLOCK_ROWS * PANEL * lanes(c)
+        widened_gemm(rows, depth, a, a_row, b, start, start_row, c, c_row, wide)
     else:
         gemm(rows, vectors, depth, a, a_row, NEXT, b, b_panel, start, start_row, c, c_row)
 
