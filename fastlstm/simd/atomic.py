@@ -14,10 +14,9 @@ from numba.extending import intrinsic
 from fastlstm.runtime import futex
 from fastlstm.runtime.futex import SPINS, has_futex
 from fastlstm.runtime.jit import inline, kernel
+from fastlstm.simd.emit import BYTE, I32, I64, call
 from fastlstm.simd.isa import target
-from fastlstm.simd.vector import call
 
-I64 = ir.IntType(64)
 SLEEP_NS = 10_000_000  # the longest sleep
 
 FLUSH = 0x8040  # MXCSR: flush denormal results to zero (bit 15), read denormals as zero (bit 6)
@@ -67,7 +66,7 @@ def pause(typingctx):
 
 
 def _yield(builder) -> None:
-    call(builder, "SwitchToThread" if sys.platform == "win32" else "sched_yield", ir.IntType(32), [])
+    call(builder, "SwitchToThread" if sys.platform == "win32" else "sched_yield", I32, [])
 
 
 def _futex(builder, address, operation: int, value, timeout) -> None:
@@ -115,11 +114,11 @@ def flush_denormals(typingctx):
     def codegen(context, builder, sig, args):
         if target().name not in ("avx512", "avx2", "sse"):
             return I64(0)
-        slot = builder.alloca(ir.IntType(32))
-        raw = builder.bitcast(slot, ir.IntType(8).as_pointer())
+        slot = builder.alloca(I32)
+        raw = builder.bitcast(slot, BYTE.as_pointer())
         call(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), [raw])
         before = builder.load(slot)
-        builder.store(builder.or_(before, ir.IntType(32)(FLUSH)), slot)
+        builder.store(builder.or_(before, I32(FLUSH)), slot)
         call(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [raw])
         return builder.zext(before, I64)
 
@@ -132,9 +131,9 @@ def restore_mode(typingctx, before):
 
     def codegen(context, builder, sig, args):
         if target().name in ("avx512", "avx2", "sse"):
-            slot = builder.alloca(ir.IntType(32))
-            builder.store(builder.trunc(args[0], ir.IntType(32)), slot)
-            call(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [builder.bitcast(slot, ir.IntType(8).as_pointer())])
+            slot = builder.alloca(I32)
+            builder.store(builder.trunc(args[0], I32), slot)
+            call(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [builder.bitcast(slot, BYTE.as_pointer())])
         return context.get_dummy_value()
 
     return types.none(types.int64), codegen

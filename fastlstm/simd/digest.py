@@ -6,10 +6,9 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastlstm.simd.emit import BYTE, I32, I64, advance, typed
 from fastlstm.simd.isa import STREAMS, target
-from fastlstm.simd.vector import BYTE, I32, advance, typed
 
-I64 = ir.IntType(64)
 ODD = 0x9E3779B1  # 2^32 over the golden ratio
 TURN, TURN_FOLLOWING = 13, 7
 

@@ -13,10 +13,10 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastlstm.simd.emit import BYTE, I32, I64, advance, call, fma_value, splat_value, typed, vector, width
 from fastlstm.simd.isa import PANEL
-from fastlstm.simd.vector import BYTE, I32, Pointer, advance, call, fma_value, splat_value, typed, vector, width
+from fastlstm.simd.vector import Pointer
 
-I64 = ir.IntType(64)
 PLANES = 3
 UNIT = 2.0**23 - 2.0**8  # leaves room for an h that rounding has left a little over 1
 LARGEST = 2.0**23 - 1

@@ -17,8 +17,9 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from fastlstm.runtime.jit import inline
+from fastlstm.simd.emit import I32, call, vector
 from fastlstm.simd.isa import target
-from fastlstm.simd.vector import I32, call, copysign, fma, magnitude, splat, vector, where_less
+from fastlstm.simd.vector import copysign, fma, magnitude, splat, where_less
 
 LOG2_E = math.log2(math.e)
 LN_2 = math.log(2.0)

@@ -15,10 +15,9 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastlstm.simd.emit import BYTE, I32, I64, advance, fma_value, has_fma, typed, vector
 from fastlstm.simd.isa import target
-from fastlstm.simd.vector import BYTE, advance, fma_value, has_fma, typed, vector
 
-I64 = ir.IntType(64)
 FACTORS = 4  # different multiplicands
 SECONDS = 0.01  # one timing: long enough for the clock, short enough to fall between two disturbances
 
@@ -90,7 +89,7 @@ def _multiply_add(typingctx, turns, numbers, dtype):
         total = acc[0]
         for a in acc[1:count]:
             total = builder.fadd(total, a)
-        return builder.extract_element(total, ir.IntType(32)(0))
+        return builder.extract_element(total, I32(0))
 
     return scalar(types.int64, types.int64, dtype), codegen
 
@@ -111,7 +110,7 @@ def _read_lines(typingctx, address, lines):
         total = acc[0]
         for a in acc[1:]:
             total = builder.fadd(total, a)
-        return builder.extract_element(total, ir.IntType(32)(0))
+        return builder.extract_element(total, I32(0))
 
     return types.float32(types.int64, types.int64), codegen
 

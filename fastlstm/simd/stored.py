@@ -12,11 +12,11 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastlstm.simd.emit import BYTE, I32, I64, advance, typed, vector, width
 from fastlstm.simd.isa import PANEL
-from fastlstm.simd.vector import BYTE, I32, Pointer, advance, typed, vector, width
+from fastlstm.simd.vector import Pointer
 
 BFLOAT16 = types.uint16
-I64 = ir.IntType(64)
 UPPER = 0xFFFF0000
 
 

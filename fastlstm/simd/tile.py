@@ -18,11 +18,10 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastlstm.simd.emit import BYTE, I32, I64, advance, call, element, fma_value, splat_value, typed, vector, width
 from fastlstm.simd.isa import PANEL, target
 from fastlstm.simd.stored import b_vector
-from fastlstm.simd.vector import BYTE, I32, advance, call, element, fma_value, splat_value, typed, vector, width
 
-I64 = ir.IntType(64)
 ADDRESS = BYTE.as_pointer()
 
 

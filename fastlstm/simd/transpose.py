@@ -6,9 +6,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastlstm.simd.vector import I32, advance, call, first_lanes, overloaded, typed, vector, width
-
-I64 = ir.IntType(64)
+from fastlstm.simd.emit import I32, I64, advance, call, first_lanes, overloaded, typed, vector, width
 
 
 def _interleaved(builder, rows: list) -> list:

@@ -11,15 +11,26 @@ from __future__ import annotations
 import operator
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.core.imputils import lower_builtin, lower_cast
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
-from fastlstm.simd.isa import target
-
-BYTE = ir.IntType(8)
-I32 = ir.IntType(32)
+from fastlstm.simd.emit import (
+    BYTE,
+    I32,
+    I64,
+    advance,
+    call,
+    element,
+    first_lanes,
+    fma_value,
+    overloaded,
+    splat_value,
+    typed,
+    vector,
+    width,
+)
 
 
 class Pointer(types.Type):
@@ -36,45 +47,6 @@ class Vector(types.Type):
     def __init__(self, dtype: types.Type) -> None:
         self.dtype = dtype
         super().__init__(name=f"Vector({dtype})")
-
-
-def width(dtype: types.Type) -> int:
-    """Lanes of a vector of a Numba dtype."""
-    return target().bits // dtype.bitwidth
-
-
-def element(dtype: types.Type) -> ir.Type:
-    return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
-
-
-def vector(dtype: types.Type) -> ir.VectorType:
-    return ir.VectorType(element(dtype), width(dtype))
-
-
-def overloaded(name: str, dtype: types.Type) -> str:
-    """The name of an LLVM intrinsic for our vectors; llvmlite's own `declare_intrinsic` refuses vector types."""
-    return f"{name}.v{width(dtype)}f{dtype.bitwidth}"
-
-
-def call(builder, name: str, result: ir.Type, args):
-    """Call an LLVM intrinsic, or a C function, by name."""
-    fnty = ir.FunctionType(result, [a.type for a in args])
-    return builder.call(cgutils.get_or_insert_function(builder.module, fnty, name), args)
-
-
-def splat_value(builder, scalar, lanes: int):
-    vec = ir.VectorType(scalar.type, lanes)
-    undefined = ir.Constant(vec, ir.Undefined)
-    one = builder.insert_element(undefined, scalar, I32(0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
-
-
-def typed(builder, address, ty: ir.Type):
-    return builder.bitcast(address, ty.as_pointer())
-
-
-def advance(builder, address, nbytes):
-    return builder.gep(address, [nbytes], source_etype=BYTE)
 
 
 @register_model(Pointer)
@@ -165,13 +137,6 @@ def pointer_set(context, builder, sig, args):
 # --- memory <-> registers -------------------------------------------------------------------------------------------
 
 
-def first_lanes(builder, n, lanes: int):
-    """The mask of the first n lanes."""
-    i64 = n.type
-    iota = ir.Constant(ir.VectorType(i64, lanes), list(range(lanes)))
-    return builder.icmp_signed("<", iota, splat_value(builder, n, lanes))
-
-
 @intrinsic
 def load(typingctx, p, n=None):
     """The vector at p; with n, its first n lanes, the others zero."""
@@ -241,7 +206,7 @@ def splat(typingctx, scalar, like):
 def lanes(typingctx, like):
     """Elements in one vector of the dtype of `like`; a constant of the compiled code."""
     count = width(like.dtype)
-    return types.intp(like), lambda context, builder, sig, args: ir.Constant(ir.IntType(64), count)
+    return types.intp(like), lambda context, builder, sig, args: I64(count)
 
 
 # --- arithmetic -----------------------------------------------------------------------------------------------------
@@ -286,20 +251,6 @@ class VectorNeg(AbstractTemplate):
 @lower_builtin(operator.neg, Vector)
 def vector_neg(context, builder, sig, args):
     return builder.fneg(args[0])
-
-
-def has_fma() -> bool:
-    """Whether the target multiplies and adds in one instruction; without one, LLVM would call a library function
-    for each lane.
-    """
-    return target().name in ("avx512", "avx2", "neon")
-
-
-def fma_value(builder, dtype, a, b, c):
-    """a * b + c, fused where the target can."""
-    if has_fma():
-        return call(builder, overloaded("llvm.fma", dtype), a.type, [a, b, c])
-    return builder.fadd(builder.fmul(a, b), c)
 
 
 @intrinsic

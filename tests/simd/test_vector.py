@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from kernel_case import LIKE, address, arithmetic, copy_lanes, copy_vector
 
+from fastlstm.simd.emit import has_fma
 from fastlstm.simd.isa import target
-from fastlstm.simd.vector import has_fma
 
 DTYPES = ["float32", "float64"]
 
