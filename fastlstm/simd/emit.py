@@ -73,3 +73,16 @@ def fma_value(builder, dtype, a, b, c):
     if has_fma():
         return call(builder, overloaded("llvm.fma", dtype), a.type, [a, b, c])
     return builder.fadd(builder.fmul(a, b), c)
+
+
+def call_by_shape(builder, rows, vectors, functions: dict[tuple[int, int], ir.Function], arguments) -> None:
+    """Call the function of a tile's rows and vectors, which are known when the code runs; of others none."""
+    end = builder.append_basic_block("shape.end")
+    switch = builder.switch(builder.add(builder.mul(rows, I64(64)), vectors), end)
+    for (r, v), function in functions.items():
+        block = builder.append_basic_block(f"shape.{r}x{v}")
+        switch.add_case(I64(64 * r + v), block)
+        with builder.goto_block(block):
+            builder.call(function, arguments)
+            builder.branch(end)
+    builder.position_at_end(end)

@@ -13,7 +13,19 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastlstm.simd.emit import BYTE, I32, I64, advance, call, fma_value, splat_value, typed, vector, width
+from fastlstm.simd.emit import (
+    BYTE,
+    I32,
+    I64,
+    advance,
+    call,
+    call_by_shape,
+    fma_value,
+    splat_value,
+    typed,
+    vector,
+    width,
+)
 from fastlstm.simd.isa import PANEL
 from fastlstm.simd.vector import Pointer
 
@@ -148,15 +160,8 @@ def exact_tile(typingctx, rows, vectors, fours, a, a_row, plane, b, b_panel, sta
         rows, vectors, *rest = args
         for k in (9, 11):  # the strides of add and c
             rest[k] = builder.mul(rest[k], I64(4))
-        end = builder.append_basic_block("exact.end")
-        switch = builder.switch(builder.add(builder.mul(rows, I64(64)), vectors), end)
-        for r, v in SHAPES:
-            block = builder.append_basic_block(f"exact.{r}x{v}")
-            switch.add_case(I64(64 * r + v), block)
-            with builder.goto_block(block):
-                builder.call(_tile_function(builder.module, r, v), rest)
-                builder.branch(end)
-        builder.position_at_end(end)
+        functions = {shape: _tile_function(builder.module, *shape) for shape in SHAPES}
+        call_by_shape(builder, rows, vectors, functions, rest)
         return context.get_dummy_value()
 
     return sig, codegen

@@ -18,7 +18,20 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastlstm.simd.emit import BYTE, I32, I64, advance, call, element, fma_value, splat_value, typed, vector, width
+from fastlstm.simd.emit import (
+    BYTE,
+    I32,
+    I64,
+    advance,
+    call,
+    call_by_shape,
+    element,
+    fma_value,
+    splat_value,
+    typed,
+    vector,
+    width,
+)
 from fastlstm.simd.isa import PANEL, target
 from fastlstm.simd.stored import b_vector
 
@@ -145,18 +158,10 @@ def tile(typingctx, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, s
         size = I64(dtype.bitwidth // 8)
         a_row, a_step, start_row, c_row = (builder.mul(s, size) for s in (a_row, a_step, start_row, c_row))
         b_panel = builder.mul(b_panel, I64(stored.bitwidth // 8))
-        end = builder.append_basic_block("tile.end")
-        switch = builder.switch(builder.add(builder.mul(rows, I64(64)), vectors), end)
-        for r, v in shapes() if stored == dtype else whole_panels():
-            block = builder.append_basic_block(f"tile.{r}x{v}")
-            switch.add_case(I64(64 * r + v), block)
-            with builder.goto_block(block):
-                builder.call(
-                    tile_function(builder.module, dtype, stored, r, v),
-                    [depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row, ahead],
-                )
-                builder.branch(end)
-        builder.position_at_end(end)
+        rest = [depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row, ahead]
+        found = shapes() if stored == dtype else whole_panels()
+        functions = {shape: tile_function(builder.module, dtype, stored, *shape) for shape in found}
+        call_by_shape(builder, rows, vectors, functions, rest)
         return context.get_dummy_value()
 
     return sig, codegen
@@ -186,16 +191,9 @@ def lying_tile(typingctx, rows, vectors, depth, a, a_row, a_step, b, b_row, star
             builder.mul(s, size) for s in (a_row, a_step, b_row, start_row, c_row)
         )
         panel = I64(PANEL * target().bits // 8)  # the next four vectors follow
-        end = builder.append_basic_block("tile.end")
-        switch = builder.switch(builder.add(builder.mul(rows, I64(64)), vectors), end)
-        for r, v in lying_shapes():
-            block = builder.append_basic_block(f"tile.{r}x{v}")
-            switch.add_case(I64(64 * r + v), block)
-            with builder.goto_block(block):
-                fn = tile_function(builder.module, dtype, dtype, r, v, lying=True)
-                builder.call(fn, [depth, a, a_row, a_step, b, panel, start, start_row, c, c_row, b, b_row])
-                builder.branch(end)
-        builder.position_at_end(end)
+        rest = [depth, a, a_row, a_step, b, panel, start, start_row, c, c_row, b, b_row]
+        functions = {shape: tile_function(builder.module, dtype, dtype, *shape, lying=True) for shape in lying_shapes()}
+        call_by_shape(builder, rows, vectors, functions, rest)
         return context.get_dummy_value()
 
     return sig, codegen
