@@ -201,15 +201,12 @@ def forward(
     (N, D*P).
     """
     (T, B), I, (D, _, P), H, dtype = _shape(x, ragged), x.shape[-1], h_0.shape, c_0.shape[2], x.dtype
-    lanes, whole = target().lanes(dtype), variant.whole
+    lanes = target().lanes(dtype)
     room = 0 if plan.chunk else padded(I, dtype)  # for x before h
     h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
-    vectors = PANEL * lanes
     panels = -(-H // lanes)
-    z = block_elements(variant, P, lanes)
-    if whole:
-        z = vectors + target().whole_rows * (panels * vectors * (2 if variant.normed else 1) + c_row)
-    scratch = z + plan.chunk * B * -(-panels // (plan.parts if plan.by_units else 1)) * vectors
+    z = block_elements(variant, H, P, c_row, lanes)
+    scratch = z + plan.chunk * B * -(-panels // (plan.parts if plan.by_units else 1)) * PANEL * lanes
     sizes = [2 * B * h_row, B * c_row, B * h_row if variant.holds else 0, plan.parts * scratch]
     offsets = [sum(sizes[:k]) for k in range(len(sizes))]
     space = pool.take(D * sum(sizes), dtype)
@@ -367,10 +364,7 @@ class StepCall:
         (I, H, P, B), item, L = sizes, dtype.itemsize, len(packs)
         room, lanes = padded(max(I, P), dtype), target().lanes(dtype)
         h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
-        scratch = block_elements(variant, P, lanes)
-        if variant.whole:
-            row = padded(H, dtype) * PANEL * (2 if variant.normed else 1) + c_row
-            scratch = PANEL * lanes + target().whole_rows * row
+        scratch = block_elements(variant, H, P, c_row, lanes)
         self.x = zeros(B * I, dtype).reshape(B, I)
         self.h = zeros(L * B * P, dtype).reshape(L, B, P)
         self.c = zeros(L * B * H, dtype).reshape(L, B, H)

@@ -275,10 +275,14 @@ class StepBackward(NamedTuple):
     db: int  # (4H,)
 
 
-def block_elements(variant: Variant, P: int, lanes: int) -> int:
+def block_elements(variant: Variant, H: int, P: int, c_row: int, lanes: int) -> int:
     """Elements of scratch for z of a block of rows and a panel; of narrow weights another one, for a second sum, and a
-    widened block of k; of exact sums also, of each row, whether it fits in bytes, and three planes of bytes.
+    widened block of k; of exact sums also, of each row, whether it fits in bytes, and three planes of bytes. Where a
+    unit needs its whole row: for z of all panels, normed of W x and R h apart, and a row of c.
     """
+    if variant.whole:
+        panels = -(-H // lanes) * (2 if variant.normed else 1)
+        return PANEL * lanes + target().whole_rows * (panels * PANEL * lanes + c_row)
     rows = target().block_rows
     vectors = 2 * rows + DEPTH if variant.narrow else rows
     planes = rows + rows * 3 * -(-P // lanes) * lanes // 4 if variant.exact else 0

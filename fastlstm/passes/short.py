@@ -82,7 +82,7 @@ class Shape(NamedTuple):
         """
         units, lanes = padded(self.H, self.dtype), target().lanes(self.dtype)
         room = 0 if plan.chunk else padded(self.width(layer), self.dtype)
-        projected = block_elements(self.variant, self.H, lanes)
+        projected = block_elements(self.variant, self.H, self.H, units + PAD, lanes)
         scratch = projected + plan.chunk * self.B * (units // lanes) * PANEL * lanes
         return room, room + units + PAD, scratch, projected
 
