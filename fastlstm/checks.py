@@ -53,14 +53,15 @@ def pair(name: str, value: Any) -> tuple[Any, Any]:
     return value[0], value[1]
 
 
-def _real(name: str, value: Any) -> None:
+def real(name: str, value: Any) -> None:
+    """Refuse what is no number, as True is none."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be a number, but was {value!r}")
 
 
 def number(name: str, value: Any) -> float:
     """A finite number."""
-    _real(name, value)
+    real(name, value)
     try:
         found = float(value)
     except OverflowError:  # an integer beyond all floats
@@ -72,7 +73,7 @@ def number(name: str, value: Any) -> float:
 
 def rate(name: str, value: Any) -> float:
     """A probability."""
-    _real(name, value)
+    real(name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be a probability between 0 and 1, but was {value!r}")
     return float(value)

@@ -97,8 +97,7 @@ def square_sum(array: np.ndarray) -> float:
 
 def _bound(name: str, value: Any) -> float:
     """A number of at least 0, infinity included."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number, but was {value!r}")
+    checks.real(name, value)
     if not value >= 0:
         raise ValueError(f"{name} must be at least 0, but was {value!r}")
     try:

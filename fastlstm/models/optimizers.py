@@ -19,8 +19,7 @@ Segments = list[slice]
 
 
 def _number(name: str, value: Any, least: float = 0.0) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number, but was {value!r}")
+    checks.real(name, value)
     if not (value >= least and math.isfinite(value)):
         raise ValueError(f"{name} must be a finite number of at least {least:g}, but was {value!r}")
     return float(value)
