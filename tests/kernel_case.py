@@ -70,8 +70,9 @@ def sigmoid_into(v, x, below, n):
 
 
 @compiled
-def run_tile(v, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row):
-    to = pointer(b, v)
+def run_stored_tile(v, stored, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row):
+    """The tile, with a B that is stored as the elements of the array `stored`."""
+    to = pointer(b, stored)
     tile(
         rows,
         vectors,
@@ -90,24 +91,8 @@ def run_tile(v, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start
 
 
 @compiled
-def run_stored_tile(v, stored, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row):
-    """As `run_tile`, with a B that is stored as the elements of the array `stored`."""
-    to = pointer(b, stored)
-    tile(
-        rows,
-        vectors,
-        depth,
-        pointer(a, v),
-        a_row,
-        a_step,
-        to,
-        b_panel,
-        pointer(start, v),
-        start_row,
-        pointer(c, v),
-        c_row,
-        to,
-    )
+def run_tile(v, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row):
+    run_stored_tile(v, v, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row)
 
 
 @compiled
