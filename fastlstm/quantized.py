@@ -49,7 +49,7 @@ class QuantizedLSTM(Inference):
     """
 
     def __init__(self, layer: Inference, weights: str) -> None:
-        self.weights = checks.choice("weights", weights, FORMATS)
+        checks.choice("weights", weights, FORMATS)
         if layer.dtype != np.float32:
             raise TypeError(f"quantize: the layer's dtype must be float32, but is {layer.dtype}")
         if layer._variant.whole:
