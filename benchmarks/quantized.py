@@ -9,13 +9,9 @@ float32.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable
-
 import click
 import numpy as np
-from variants import inference, medians
+from variants import asked, inference, medians
 
 import fastlstm
 
@@ -48,21 +44,9 @@ def table(name: str, T: int, H: int, threads: int, rounds: int) -> None:
     quantised = {weights: lstm.quantize(weights) for weights in ("bfloat16", "int8")}
     calls = {"float32": inference(lstm, x)} | {weights: inference(q, x) for weights, q in quantised.items()}
     errors = {weights: q.error(lstm, x) for weights, q in quantised.items()}
-    command = [sys.executable, "-c", TORCH, *map(str, (T, H, threads))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as torch:
-        assert torch.stdin is not None and torch.stdout is not None
-        asked, answers = torch.stdin, torch.stdout
-
-        def ask(kind: str) -> Callable[[], float]:
-            def call() -> float:
-                print(kind, file=asked, flush=True)
-                return float(answers.readline())
-
-            return call
-
+    with asked(TORCH, T, H, threads) as (ask, answers):
         off = [float(word) for word in answers.readline().split()]
         found = medians(calls | {"torch float32": ask("float"), "torch dynamic int8": ask("int8")}, rounds)
-        asked.close()
     weights = {kind: max(e.rms for e in q.weight_errors.values()) for kind, q in quantised.items()}
     for kind, seconds in found.items():
         row = [name, kind, f"{seconds * 1e3:.2f}", f"{found['float32'] / seconds:.2f}"]

@@ -11,7 +11,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO
 
 import click
 import numpy as np
@@ -74,6 +76,26 @@ def training(lstm: fastlstm.LSTM, x: np.ndarray) -> Callable[[], float]:
     return lambda: timed(lambda: lstm.backward(lstm.forward(x)[2], dy))
 
 
+@contextmanager
+def asked(script: str, *arguments: object) -> Iterator[tuple[Callable[[str], Callable[[], float]], IO[str]]]:
+    """Run a Python script that answers each name that it is asked for with seconds; gives what makes a call of a name,
+    and the answers, for what the script says first.
+    """
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        questions, answers = process.stdin, process.stdout
+
+        def ask(name: str) -> Callable[[], float]:
+            def call() -> float:
+                print(name, file=questions, flush=True)
+                return float(answers.readline())
+
+            return call
+
+        yield ask, answers
+
+
 def lengths_table(rounds: int, threads: int) -> None:
     B, T, H, rng = 64, 1000, 128, np.random.default_rng(0)
     lengths, x = rng.integers(1, T + 1, B), rng.standard_normal((T, B, H), np.float32)
@@ -83,22 +105,10 @@ def lengths_table(rounds: int, threads: int) -> None:
     sizes = sizes[sizes > 0]
     data = np.concatenate([x[t, order[:n]] for t, n in enumerate(sizes)])
     packed = fastlstm.PackedSequence(data, sizes)
-    command = [sys.executable, "-c", TORCH, *map(str, (B, T, H, threads)), str(lengths.tolist())]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as torch:
-        assert torch.stdin is not None and torch.stdout is not None
-        asked, answers = torch.stdin, torch.stdout
-
-        def ask(name: str) -> Callable[[], float]:
-            def call() -> float:
-                print(name, file=asked, flush=True)
-                return float(answers.readline())
-
-            return call
-
-        calls = {"dense": inference(lstm, x), "lengths": inference(lstm, x, lengths=lengths)}
-        calls |= {"packed": inference(lstm, packed), "torch dense": ask("dense"), "torch packed": ask("packed")}
-        found = medians(calls, rounds)
-        asked.close()
+    calls = {"dense": inference(lstm, x), "lengths": inference(lstm, x, lengths=lengths)}
+    calls["packed"] = inference(lstm, packed)
+    with asked(TORCH, B, T, H, threads, lengths.tolist()) as (ask, _):
+        found = medians(calls | {"torch dense": ask("dense"), "torch packed": ask("packed")}, rounds)
     click.echo(f"B {B}, T {T}, H {H}, lengths uniform in 1..T: {share:.3f} of the rows are\n")
     click.echo("| | ms | over the share of the dense time |\n|---|---|---|")
     for name, seconds in found.items():
