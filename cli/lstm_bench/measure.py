@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -121,6 +121,17 @@ def takes_part(share: Share, number: int, rounds: int) -> bool:
     return (number + 1) * share.rounds // rounds > number * share.rounds // rounds
 
 
+def in_order(names: Sequence[str], number: int) -> list[str]:
+    """Who plays when in round `number`; of three: A B C, B C A, C A B, then the same of C B A.
+
+    An engine finds the caches, and the processor's clock, as the one before it left them. So over `2 n` rounds of n
+    engines each begins equally often, and within rounds follows each other one equally often (Williams 1949).
+    """
+    n = len(names)
+    names = names[::-1] if number // n % 2 else names
+    return [names[(number + (-1) ** (k + 1) * ((k + 1) // 2)) % n] for k in range(n)]
+
+
 def planned_s(calibrations: Mapping[str, Calibration], plan: Mapping[str, Share]) -> float:
     """How long all turns take together if runs are as fast as when they were calibrated, warm-up samples included."""
     return sum(
@@ -134,14 +145,13 @@ def play(
     failed: Callable[[str, Exception], None],
     limit: Limit | None = None,
 ) -> dict[str, dict[int, list[float]]]:
-    """Rounds A B C, B C A, ...: for each engine the samples of each round that it took part in.
+    """Rounds in turn: for each engine the samples of each round that it took part in.
 
     An engine whose turn raises is reported to `failed` and left out of all that follows. Past the limit, all play on
     together, and only until each has had the least rounds.
     """
     taken: dict[str, dict[int, list[float]]] = {name: {} for name in players}
     rounds = max((plan[name].rounds for name in players), default=0)
-    order = list(players)
     for number in range(rounds):
         late = limit is not None and limit.passed()
         if (
@@ -150,7 +160,7 @@ def play(
             and all(len(each) >= min(limit.rounds, plan[name].rounds) for name, each in taken.items())
         ):
             break
-        for name in order[number % len(order) :] + order[: number % len(order)]:
+        for name in in_order(list(players), number):
             if name not in taken or not (late or takes_part(plan[name], number, rounds)):
                 continue
             try:

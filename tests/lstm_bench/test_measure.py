@@ -1,5 +1,6 @@
 """How times are taken, on a clock that is ours."""
 
+import collections
 import itertools
 
 import pytest
@@ -86,12 +87,29 @@ class Player:
         return [float(self.turns)] * samples
 
 
-def test_rounds_are_interleaved_and_rotate():
+@pytest.mark.parametrize("n", range(2, 8))
+def test_each_engine_follows_each_other_one_equally_often(n):
+    names = "ABCDEFG"[:n]
+    rounds = [measure.in_order(names, number) for number in range(2 * n)]
+    assert all(sorted(names) == sorted(each) for each in rounds)
+    assert collections.Counter(each[0] for each in rounds) == dict.fromkeys(names, 2)
+    followed = collections.Counter(pair for each in rounds for pair in itertools.pairwise(each))
+    assert followed == dict.fromkeys(itertools.permutations(names, 2), 2)
+
+
+def test_two_sides_and_the_probe_follow_each_other_equally_often_from_round_to_round_too():
+    turns = [name for number in range(6) for name in measure.in_order("ABP", number)]
+    assert collections.Counter(itertools.pairwise([*turns, turns[0]])) == dict.fromkeys(
+        itertools.permutations("ABP", 2), 3
+    )
+
+
+def test_rounds_are_interleaved_and_change_their_order():
     log = []
     players = {name: Player(name, log) for name in "ABC"}
-    taken = measure.play(players, dict.fromkeys("ABC", Share(3, 2, 1)), failed=lambda name, error: pytest.fail(name))
-    assert "".join(log) == "ABCBCACAB"
-    assert taken["B"] == {0: [1.0, 1.0], 1: [2.0, 2.0], 2: [3.0, 3.0]}
+    taken = measure.play(players, dict.fromkeys("ABC", Share(4, 2, 1)), failed=lambda name, error: pytest.fail(name))
+    assert "".join(log) == "ABCBCACABCBA"
+    assert taken["B"] == {0: [1.0, 1.0], 1: [2.0, 2.0], 2: [3.0, 3.0], 3: [4.0, 4.0]}
 
 
 def test_past_the_limit_all_play_together_until_each_has_its_least_rounds():
