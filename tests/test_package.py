@@ -45,7 +45,7 @@ ALLOWED = {
     "lstm_cell": {"layer", "inference", "passes", "checks"},
     "ahead": {"layer", "runtime", "checks"},
     "": {"ahead", "clipping", "layer", "lstm_cell", "sequences", "stream", "trace", "runtime"},
-    "models": SURFACE | {"clipping", "runtime"},
+    "models": SURFACE | {"clipping", "runtime", "simd"},
     "weights": set(),
     # An adapter whose framework wants an operator of its own stands where the layer does, on the passes; never lower.
     **{adapter: SURFACE | {"models", "weights", "sequences", "passes", "plan", "runtime"} for adapter in ADAPTERS},

@@ -10,6 +10,7 @@ from fastlstm import checks
 from fastlstm.models import initializers, kernels
 from fastlstm.models.activations import ACTIVATIONS, named
 from fastlstm.models.base import Call, Layer, Result, Shape, Variable, features
+from fastlstm.runtime import reuse
 
 
 class Input(Layer):
@@ -103,8 +104,9 @@ class Embedding(Layer):
         return (*shape, self.output_dim)
 
     def forward(self, x: np.ndarray, call: Call) -> Result:
-        ids = np.ascontiguousarray(x.T)
-        y = self.params["embeddings"].take(ids.reshape(-1), axis=0, mode="clip").reshape(*ids.shape, self.output_dim)
+        ids, table = np.ascontiguousarray(x.T), self.params["embeddings"]
+        y = reuse.empty((*ids.shape, self.output_dim), table.dtype)
+        table.take(ids, axis=0, out=y, mode="clip")
         return Result(y, ids != 0 if self.mask_zero else None, ids)
 
     def backward(self, dy: np.ndarray, tape: Any) -> None:

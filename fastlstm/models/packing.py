@@ -12,6 +12,7 @@ import numpy as np
 
 import fastlstm
 from fastlstm.models import kernels
+from fastlstm.runtime import reuse
 
 State = tuple[np.ndarray, np.ndarray]
 
@@ -49,7 +50,7 @@ def pack(mask: np.ndarray, backwards: bool, zero_output: bool) -> Packing:
 def take(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
     """rows (T, B, n) at flat indices, shaped as `index` with n appended."""
     n = rows.shape[-1]
-    out = np.empty((*index.shape, n), rows.dtype)
+    out = reuse.empty((*index.shape, n), rows.dtype)
     kernels.compiled(kernels.take_rows)(
         np.ascontiguousarray(rows).reshape(-1, n), index.reshape(-1), out.reshape(-1, n)
     )
@@ -59,7 +60,7 @@ def take(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
 def untake(d: np.ndarray, index: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The gradient of `take` with respect to `rows`, of the shape `shape`."""
     n = shape[-1]
-    out = np.zeros(shape, d.dtype)
+    out = reuse.zeros(shape, d.dtype)
     kernels.compiled(kernels.add_rows)(index.reshape(-1), np.ascontiguousarray(d).reshape(-1, n), out.reshape(-1, n))
     return out
 

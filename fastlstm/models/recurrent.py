@@ -276,7 +276,9 @@ class LSTM(Layer):
             d = np.ascontiguousarray(dy)
         else:
             d, dh = _zeros((T, B, self.output_size), dy.dtype), dh + dy
-        dx, (dh, dc), grads = packing.run_backward(self.core(), tape.run, d, (dh, dc))
+        core = self._core  # with the parameters of the forward run
+        assert core is not None
+        dx, (dh, dc), grads = packing.run_backward(core, tape.run, d, (dh, dc))
         for name, grad in self.grads.items():
             grad[...] = grads[CORE_NAMES.get(name, name) + "_l0"]
         if packed is not None:

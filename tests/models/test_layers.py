@@ -5,6 +5,7 @@ import pytest
 
 from fastlstm import models
 from fastlstm.models import LSTM, Bidirectional, Dense, Dropout, Embedding, History, Input, Sequential, kernels
+from fastlstm.models.base import Call
 
 rng = np.random.default_rng(5)
 X = rng.standard_normal((3, 8, 2)).astype(np.float32)
@@ -93,6 +94,19 @@ def test_rows_taken_and_added(dtype, size):
     taken = np.empty((size, 3), dtype)
     kernels.compiled(kernels.take_rows)(expected, index, taken)
     np.testing.assert_array_equal(taken, np.where(index[:, None] >= 0, expected[index], 0))
+
+
+def test_the_gradient_of_an_embedding_is_that_of_the_last_batch():
+    layer = Embedding(7, 3)
+    layer(np.zeros((1, 1), int))
+    rng = np.random.default_rng(0)
+    for ids in ([[1, 2, 2]], [[2, 6], [5, 6]], [[0]]):
+        ids = np.array(ids)
+        dy = rng.standard_normal((*ids.T.shape, 3)).astype(np.float32)
+        layer.backward(dy, layer.forward(ids, Call(True)).tape)
+        expected = np.zeros((7, 3))
+        np.add.at(expected, ids.T, dy)
+        np.testing.assert_allclose(layer.grads["embeddings"], expected, rtol=1e-6)
 
 
 def test_the_history_can_be_plotted(tmp_path):

@@ -89,6 +89,19 @@ def test_float32_is_near_float64_and_stays_float32(make):
     np.testing.assert_allclose(result, run(make(), gradients()), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("make", [lambda: SGD(momentum=0.5), Adam, lambda: RMSprop(momentum=0.5, centered=True)])
+def test_means_that_decay_reach_zero_and_the_callers_denormals_stay(make):
+    tiny, still = np.float32(1e-40), np.zeros((STEPS, SIZE), np.float32)
+    optimizer = make()
+    optimizer.build(SIZE, np.dtype(np.float32))
+    for array in optimizer.kept.values():
+        array.fill(tiny)
+    run(optimizer, still, np.float32)
+    for name, array in optimizer.kept.items():
+        assert not array.any(), name
+    assert tiny + tiny > tiny  # the processor's mode is what it was
+
+
 def test_clips_are_by_variable_by_element_or_over_all():
     g, halves = np.arange(1.0, SIZE + 1), [slice(0, 20), slice(20, SIZE)]
     start = np.linspace(-1, 1, SIZE)
