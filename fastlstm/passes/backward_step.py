@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastlstm.kernels.gates import inner, memory_bwd, output_bwd
 from fastlstm.kernels.gemm import NEXT, SAME, gemm, panels_at_once
 from fastlstm.passes.frames import ZEROS, Backward
-from fastlstm.passes.rows import at, place, reset_at, taped
+from fastlstm.passes.rows import at, load_gates, place, reset_at, store_gates, taped
 from fastlstm.passes.weight_gradient import vectors_of
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.tile import PANEL
@@ -71,15 +71,6 @@ def keep_cells(v, f, lot, t, base, row, unit, c_before, c):
 
 
 @inline
-def store_gates(to, row, n, dz_i, dz_f, dz_g, dz_o):
-    """Four vectors, `row` elements apart."""
-    store(to, dz_i, n)
-    store(to + row, dz_f, n)
-    store(to + 2 * row, dz_g, n)
-    store(to + 3 * row, dz_o, n)
-
-
-@inline
 def update(v, f, lot, t, following, preceding, older, fresh, base, row, unit, z, dg_after, h):
     """The cell backward on one vector of units of one row: dG over the gates and into dg_after, the new dc, h_t."""
     n, H = f.H - unit, f.H
@@ -91,7 +82,7 @@ def update(v, f, lot, t, following, preceding, older, fresh, base, row, unit, z,
     if v.zoned_c:
         mask = factor(v, f, lot, f.zone_c, f.zone_c_step, f.zone_c_row, t, row, unit, n)
         dc_on, dc = mask * dc, (1.0 - mask) * dc
-    i, g_f, g, o = load(gates, n), load(gates + H, n), load(gates + 2 * H, n), load(gates + 3 * H, n)
+    i, g_f, g, o = load_gates(gates, H, n)
     c_before = c_before_at(v, f, lot, t, preceding, older, row, unit)
     c = c_inner_at(v, f, lot, t, row, unit, c_before)
     dz_o, dc, h_here = output_bwd(v, o, c_before, c, c, dh, dc, peep)

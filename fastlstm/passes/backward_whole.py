@@ -6,19 +6,11 @@ from __future__ import annotations
 
 from fastlstm.kernels.gates import memory_bwd, output_bwd
 from fastlstm.kernels.gemm import NEXT, SAME, gemm
-from fastlstm.passes.backward_step import (
-    arrived,
-    c_before_at,
-    c_inner_at,
-    cut_off,
-    factor,
-    keep_cells,
-    store_gates,
-)
+from fastlstm.passes.backward_step import arrived, c_before_at, c_inner_at, cut_off, factor, keep_cells
 from fastlstm.passes.denormalise import denormalise, weighed_gates
 from fastlstm.passes.forward_whole import WHOLE_ROWS
 from fastlstm.passes.frames import MOMENTS, ZEROS, Backward
-from fastlstm.passes.rows import rank, taped
+from fastlstm.passes.rows import load_gates, rank, store_gates, taped
 from fastlstm.passes.weight_gradient import vectors_of
 from fastlstm.runtime.jit import kernel, read
 from fastlstm.simd.tile import PANEL
@@ -114,11 +106,9 @@ def memories_bwd(v, frame, lot, t, preceding, older, base, row, direct, dg_after
         dc_at = pointer(f.dc, v) + (row * f.c_row + u)
         c_before = c_before_at(v, f, lot, t, preceding, older, row, u)
         at = gates + u
-        dz_o = load(at + 3 * H, n)
-        dz_i, dz_f, dz_g, dc = memory_bwd(
-            v, load(at, n), load(at + H, n), load(at + 2 * H, n), dz_o, c_before, load(dc_at),
-            pointer(f.peep, v) + u * PANEL,
-        )  # fmt: skip
+        i, g_f, g, dz_o = load_gates(at, H, n)
+        peep = pointer(f.peep, v) + u * PANEL
+        dz_i, dz_f, dz_g, dc = memory_bwd(v, i, g_f, g, dz_o, c_before, load(dc_at), peep)
         if v.zoned_c:
             dc = dc + load(direct + u)
         store(dc_at, dc)

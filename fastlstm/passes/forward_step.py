@@ -8,7 +8,7 @@ from fastlstm.kernels.gates import memory_fwd, output_fwd
 from fastlstm.kernels.gemm import SAME, panels_at_once
 from fastlstm.passes.frames import Forward
 from fastlstm.passes.narrow import depth_of, first_of_sums, prepare_h, product, scaled_product
-from fastlstm.passes.rows import at, place, taped
+from fastlstm.passes.rows import at, place, store_gates, taped
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.stored import weights_pointer
 from fastlstm.simd.tile import PANEL
@@ -52,10 +52,7 @@ def tape_cell(v, f, lot, t, row, unit, i, g_f, g, o, c):
     if v.training:
         n, here = f.H - unit, taped(v, f, lot, t, row)
         gates = pointer(f.gates, v) + (here * 4 * f.H + unit)
-        store(gates, i, n)
-        store(gates + f.H, g_f, n)
-        store(gates + 2 * f.H, g, n)
-        store(gates + 3 * f.H, o, n)
+        store_gates(gates, f.H, n, i, g_f, g, o)
         store(pointer(f.cells, v) + (here * f.H + unit), c, n)
 
 

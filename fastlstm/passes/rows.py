@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from fastlstm.kernels.gemm import cut
 from fastlstm.runtime.jit import flag, inline, word
+from fastlstm.simd.vector import load, store
 
 
 class Lot(NamedTuple):
@@ -88,3 +89,18 @@ def reset_at(v, f, lot, t, row):
 def step_of(f, s):
     """The step in time that is taken as number s."""
     return f.T - 1 - s if f.reverse else s
+
+
+@inline
+def load_gates(at, H, n):
+    """The first n lanes of the four gates of a row (4, H), from one of its units on."""
+    return load(at, n), load(at + H, n), load(at + 2 * H, n), load(at + 3 * H, n)
+
+
+@inline
+def store_gates(to, H, n, i, f, g, o):
+    """Write them, or their gradients."""
+    store(to, i, n)
+    store(to + H, f, n)
+    store(to + 2 * H, g, n)
+    store(to + 3 * H, o, n)

@@ -12,6 +12,7 @@ from fastlstm.kernels.gates import memory_bwd, memory_fwd, output_bwd, output_fw
 from fastlstm.kernels.gemm import DEPTH, NEXT, SAME, TILE_ROWS
 from fastlstm.kernels.pack import pack_units
 from fastlstm.passes.frames import WIDE, StepBackward, StepForward
+from fastlstm.passes.rows import load_gates, store_gates
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.atomic import flush_denormals, restore_mode
 from fastlstm.simd.tile import PANEL, lying_tile
@@ -137,21 +138,13 @@ def cells(v, f, t, z, dc, h_after, row):
             n, at, to = f.H - unit, r * f.H + unit, r * row + unit
             gates = pointer(f.gates, v) + ((t * f.B + r) * 4 * f.H + unit)
             dh = load(z + to) + load(pointer(f.dy, v) + (t * f.dy_step + r * f.dy_row + unit), n)
-            i, g_f, g, o = (
-                load(gates, n),
-                load(gates + f.H, n),
-                load(gates + 2 * f.H, n),
-                load(gates + 3 * f.H, n),
-            )
+            i, g_f, g, o = load_gates(gates, f.H, n)
             c_before, c = load(before + at, n), load(here + at, n)
             dz_o, dc_here, h = output_bwd(v, o, c_before, c, c, dh, load(dc + to), z)
             dz_i, dz_f, dz_g, dc_before = memory_bwd(v, i, g_f, g, dz_o, c_before, dc_here, z)
             store(dc + to, dc_before)
             store(h_after + to, h)
-            store(gates, dz_i, n)
-            store(gates + f.H, dz_f, n)
-            store(gates + 2 * f.H, dz_g, n)
-            store(gates + 3 * f.H, dz_o, n)
+            store_gates(gates, f.H, n, dz_i, dz_f, dz_g, dz_o)
 
 
 @kernel
@@ -240,9 +233,6 @@ def step_forward(v, address):
             store(pointer(f.y, v) + at, h, n)
             if v.training:
                 gates = pointer(f.gates, v) + (4 * r * f.H + unit)
-                store(gates, i, n)
-                store(gates + f.H, g_f, n)
-                store(gates + 2 * f.H, g, n)
-                store(gates + 3 * f.H, o, n)
+                store_gates(gates, f.H, n, i, g_f, g, o)
                 store(pointer(f.cells, v) + at, c, n)
     restore_mode(mode)
