@@ -17,7 +17,7 @@ from importlib.metadata import distribution
 
 import numpy as np
 
-from fastlstm.models import LSTM, Adam, CosineDecay, Dense, EarlyStopping, Sequential, set_random_seed
+from fastlstm.models import LSTM, Adam, CosineDecay, Dense, EarlyStopping, Sequential, set_random_seed, windows
 
 YEAR, WINDOW, HELD_OUT = 52, 104, 8 * 52
 
@@ -31,11 +31,11 @@ def weekly():
     return np.interp(np.arange(len(values)), np.flatnonzero(known), values[known])
 
 
-def windows(series):
+def samples(series):
     """What is seen (N, 104, 1) and the 52 weeks that follow (N, 52), both less the last value seen (N, 1)."""
-    whole = np.lib.stride_tricks.sliding_window_view(series, WINDOW + YEAR)
-    last = whole[:, WINDOW - 1 : WINDOW]
-    return (whole[:, :WINDOW] - last)[..., None], last, whole[:, WINDOW:] - last
+    x, y = windows(series, WINDOW, horizon=YEAR)
+    last = x[:, -1]
+    return x - last[:, None], last, y - last
 
 
 def main():
@@ -47,8 +47,8 @@ def main():
 
     series = weekly()
     cut = len(series) - HELD_OUT
-    x, _, y = windows(series[:cut][-args.weeks if args.weeks else None :])
-    x_test, last, y_test = windows(series[cut - WINDOW :])
+    x, _, y = samples(series[:cut][-args.weeks if args.weeks else None :])
+    x_test, last, y_test = samples(series[cut - WINDOW :])
     scale = x.std()
 
     set_random_seed(2)

@@ -44,6 +44,7 @@ from fastlstm.models.saving import load_model
 from fastlstm.models.schedules import CosineDecay, ExponentialDecay, LearningRateSchedule, PiecewiseConstantDecay
 from fastlstm.models.seq2seq import Seq2Seq
 from fastlstm.models.sequential import Sequential
+from fastlstm.models.series import windows
 from fastlstm.models.text import Tokenizer, pad_sequences, text_to_word_sequence, to_categorical
 
 __all__ = [
@@ -99,4 +100,5 @@ __all__ = [
     "text_to_word_sequence",
     "to_categorical",
     "utils",
+    "windows",
 ]

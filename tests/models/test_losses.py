@@ -70,7 +70,7 @@ def test_a_probability_of_zero_is_clipped_as_in_keras():
     assert loss.gradient(np.array([0]), np.array([[0.0, 1.0]]), False, np.ones(1)).tolist() == [[0.0, 0.0]]
 
 
-def test_accuracy_takes_the_kind_of_the_loss():
+def test_accuracy_takes_the_kind_of_the_loss_and_errors_are_means():
     out = np.array([[0.2, 0.8], [0.6, 0.4]])
     found = metrics.get("accuracy", losses.get("sparse_categorical_crossentropy"))
     assert found.name == "accuracy" and found.values(np.array([1, 1]), out).tolist() == [True, False]
@@ -78,6 +78,9 @@ def test_accuracy_takes_the_kind_of_the_loss():
     assert found.name == "acc" and found.values(np.eye(2)[[1, 1]], out).tolist() == [True, False]
     found = metrics.get("accuracy", losses.get("binary_crossentropy"))
     assert found.values(np.array([[1.0], [1.0]]), out[:, :1]).tolist() == [0.0, 1.0]
+    for name, expected in (("mae", 0.3), ("mse", 0.1)):
+        found = metrics.get(name, losses.get("mse"))
+        assert found.values(np.array([[0.0, 0.4]]), out[:1]).tolist() == [pytest.approx(expected)]
     at_zero = metrics.BinaryAccuracy(threshold=0)
     assert at_zero.values(np.array([[1.0], [0.0]]), np.array([[0.1], [-0.1]])).tolist() == [1.0, 1.0]
 

@@ -1,6 +1,8 @@
 """Fitting: what is learnt, what is reported, what is the same to the bit, and what is refused before the first step."""
 
+import contextlib
 import copy
+import os
 import pickle
 import subprocess
 import sys
@@ -333,6 +335,31 @@ def test_progress_is_silent_without_a_terminal_and_speaks_when_told(capsys):
     assert lines[1].startswith("2/2 - ") and "accuracy: 0." in lines[1] and "val_loss: 0." in lines[1]
     model.fit(IDS, LABELS, verbose=1)
     assert "2/2 ━━━━━━━━━━━━━━━━━━━━" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no pseudo-terminals on this system")
+def test_at_a_terminal_a_bar_moves():
+    program = (
+        "import numpy as np; from fastlstm.models import *\n"
+        "model = Sequential([Dense(1, input_shape=(3,))], seed=1); model.compile('sgd', 'mse', metrics=['mae'])\n"
+        "class Wait(Callback):\n"
+        "    def on_train_batch_end(self, batch, logs=None): __import__('time').sleep(0.06)\n"
+        "model.fit(np.zeros((4, 3)), np.zeros(4), batch_size=1, callbacks=[Wait()])"
+    )
+    ours, theirs = os.openpty()
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=theirs, env=environment) as child:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the terminal's end, on Linux
+            while part := os.read(ours, 4096):
+                shown += part
+    os.close(ours)
+    lines = shown.decode().split("\r")
+    assert child.returncode == 0 and "Epoch 1/1" in lines[0]
+    bars = [line for line in lines if "/4 " in line]
+    assert len(bars) >= 4 and bars[0].split()[1].endswith("─") and " - mae: 0.0000" in bars[0]
+    assert bars[-1].startswith("4/4 " + "━" * 20)
 
 
 def test_summary_counts_parameters_as_keras_does(capsys):
