@@ -16,6 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastlstm.state_dicts import (
+    arrays_of,
+    check_shapes,
+    directions_of,
+    from_tensor,
+    mapping_of,
+    named,
+    reordered,
+    stripped,
+    suffixes,
+)
+
 if TYPE_CHECKING:
     import torch
 
@@ -59,7 +71,7 @@ def save_safetensors(source: Any, path: str | PathLike[str], metadata: Mapping[s
         safetensors is not installed.
     """
     # The writer takes an array's memory as it lies, so it must lie in order.
-    arrays = {name: np.ascontiguousarray(value) for name, value in _state(source).items()}
+    arrays = {name: np.ascontiguousarray(value) for name, value in arrays_of(source).items()}
     _safetensors().save_file(arrays, path, dict(metadata) if metadata else None)
 
 
@@ -85,7 +97,7 @@ def load_safetensors(path: str | PathLike[str], prefix: str = "") -> dict[str, n
     ModuleNotFoundError
         safetensors is not installed.
     """
-    return _stripped(_safetensors().load_file(path), prefix)
+    return stripped(_safetensors().load_file(path), prefix)
 
 
 # --- PyTorch ----------------------------------------------------------------------------------------------------------
@@ -111,7 +123,7 @@ def from_torch(source: Any, prefix: str = "") -> dict[str, np.ndarray]:
     TypeError, ValueError
         `source` is neither, or nothing in it begins with `prefix`.
     """
-    return {name: _from_tensor(value) for name, value in _stripped(_mapping(source), prefix).items()}
+    return {name: from_tensor(value) for name, value in stripped(mapping_of(source), prefix).items()}
 
 
 def to_torch(source: Any, prefix: str = "") -> dict[str, torch.Tensor]:
@@ -131,7 +143,7 @@ def to_torch(source: Any, prefix: str = "") -> dict[str, torch.Tensor]:
     """
     import torch
 
-    return {prefix + name: torch.from_numpy(np.array(value)) for name, value in _state(source).items()}
+    return {prefix + name: torch.from_numpy(np.array(value)) for name, value in arrays_of(source).items()}
 
 
 # --- Keras ------------------------------------------------------------------------------------------------------------
@@ -162,10 +174,10 @@ def from_keras(weights: Sequence[Any], layer: int = 0) -> dict[str, np.ndarray]:
         raise ValueError(f"weights must be 2 or 3 arrays, or twice as many if bidirectional, but were {len(weights)}")
     each = len(weights) // 2 if len(weights) in (4, 6) else len(weights)
     found: dict[str, Any] = {}
-    for suffix, begin in zip(_suffixes(layer), range(0, len(weights), each), strict=False):
+    for suffix, begin in zip(suffixes(layer), range(0, len(weights), each), strict=False):
         kernel, recurrent, *bias = (np.asarray(array) for array in weights[begin : begin + each])
-        _check(kernel.T, recurrent.T, *bias)
-        found |= _named(suffix, kernel.T, recurrent.T, *((bias[0], np.zeros_like(bias[0])) if bias else ()))
+        check_shapes(kernel.T, recurrent.T, *bias)
+        found |= named(suffix, kernel.T, recurrent.T, *((bias[0], np.zeros_like(bias[0])) if bias else ()))
     return found
 
 
@@ -188,7 +200,7 @@ def to_keras(source: Any, layer: int = 0) -> list[np.ndarray]:
         The layer is not there, or has parameters that Keras's LSTM has not.
     """
     found = []
-    for w_ih, w_hh, *biases in _directions(source, layer, "Keras's LSTM"):
+    for w_ih, w_hh, *biases in directions_of(source, layer, "Keras's LSTM"):
         found += [w_ih.T.copy(), w_hh.T.copy(), *([biases[0] + biases[1]] if biases else [])]
     return found
 
@@ -227,12 +239,12 @@ def from_onnx(W: Any, R: Any, B: Any = None, P: Any = None, layer: int = 0) -> d
         shape = None if value is None else np.shape(value)
         if shape is not None and (shape[0] != D or (width is not None and shape != (D, width))):
             raise ValueError(f"{name} must have {D} directions and fit R {R.shape}, but is {shape}")
-    for d, suffix in zip(range(D), _suffixes(layer), strict=False):
+    for d, suffix in zip(range(D), suffixes(layer), strict=False):
         both = () if B is None else np.split(np.asarray(B[d]), 2)
-        _check(W[d], R[d], *both)
-        found |= _named(suffix, *(_reordered(array, ONNX_GATES_BACK) for array in (W[d], R[d], *both)))
+        check_shapes(W[d], R[d], *both)
+        found |= named(suffix, *(reordered(array, ONNX_GATES_BACK) for array in (W[d], R[d], *both)))
         if P is not None:
-            found["weight_ch" + suffix] = _reordered(np.asarray(P[d]), ONNX_PEEPHOLES)
+            found["weight_ch" + suffix] = reordered(np.asarray(P[d]), ONNX_PEEPHOLES)
     return found
 
 
@@ -254,11 +266,11 @@ def to_onnx(source: Any, layer: int = 0) -> tuple[np.ndarray, np.ndarray, np.nda
     ValueError
         The layer is not there, or has parameters that ONNX's LSTM has not.
     """
-    state, peepholes = dict(_state(source)), []
-    for suffix in _suffixes(layer):
+    state, peepholes = dict(arrays_of(source)), []
+    for suffix in suffixes(layer):
         if "weight_ch" + suffix in state and state["weight_ch" + suffix].ndim == 1:
-            peepholes.append(_reordered(state.pop("weight_ch" + suffix), ONNX_PEEPHOLES))
-    each = [[_reordered(array, ONNX_GATES) for array in arrays] for arrays in _directions(state, layer, "ONNX's LSTM")]
+            peepholes.append(reordered(state.pop("weight_ch" + suffix), ONNX_PEEPHOLES))
+    each = [[reordered(array, ONNX_GATES) for array in arrays] for arrays in directions_of(state, layer, "ONNX's LSTM")]
     W, R = np.stack([arrays[0] for arrays in each]), np.stack([arrays[1] for arrays in each])
     B = np.stack([np.concatenate(arrays[2:]) for arrays in each]) if len(each[0]) == 4 else None
     return W, R, B, np.stack(peepholes) if peepholes else None
@@ -293,7 +305,7 @@ def from_flax(
         Names that are missing, or shapes that do not fit together.
     """
     found: dict[str, Any] = {}
-    for suffix, given in zip(_suffixes(layer), (params, reverse), strict=True):
+    for suffix, given in zip(suffixes(layer), (params, reverse), strict=True):
         if given is None:
             continue
         if missing := [side + gate for side in "ih" for gate in FLAX_GATES if side + gate not in given]:
@@ -302,8 +314,8 @@ def from_flax(
         bias = (
             [np.concatenate([np.asarray(given["h" + g]["bias"]) for g in FLAX_GATES])] if "bias" in given["hi"] else []
         )
-        _check(w_ih, w_hh, *bias)
-        found |= _named(suffix, w_ih, w_hh, *(np.zeros_like(b) for b in bias), *bias)
+        check_shapes(w_ih, w_hh, *bias)
+        found |= named(suffix, w_ih, w_hh, *(np.zeros_like(b) for b in bias), *bias)
     return found
 
 
@@ -327,7 +339,7 @@ def to_flax(source: Any, layer: int = 0, reverse: bool = False) -> dict[str, dic
     ValueError
         The layer or direction is not there, or has parameters that Flax's LSTM has not.
     """
-    directions = _directions(source, layer, "Flax's LSTM")
+    directions = directions_of(source, layer, "Flax's LSTM")
     if reverse and len(directions) == 1:
         raise ValueError("reverse must be False: there is no second direction")
     w_ih, w_hh, *biases = directions[reverse]
@@ -338,83 +350,4 @@ def to_flax(source: Any, layer: int = 0, reverse: bool = False) -> dict[str, dic
     if biases:
         for gate, part in zip(FLAX_GATES, np.split(biases[0] + biases[1], 4), strict=True):
             found["h" + gate]["bias"] = part
-    return found
-
-
-# --- parts ------------------------------------------------------------------------------------------------------------
-
-
-def _suffixes(layer: int) -> tuple[str, str]:
-    if isinstance(layer, bool) or not isinstance(layer, int | np.integer) or layer < 0:
-        raise ValueError(f"layer must be an integer from 0 on, but was {layer!r}")
-    return f"_l{layer}", f"_l{layer}_reverse"
-
-
-def _mapping(source: Any) -> Mapping[str, Any]:
-    """The mapping that `source` is or has."""
-    found = source.state_dict() if hasattr(source, "state_dict") else source
-    if not isinstance(found, Mapping):
-        raise TypeError(f"source must be a layer or a mapping from names to arrays, but was {type(source).__name__}")
-    return found
-
-
-def _state(source: Any) -> dict[str, np.ndarray]:
-    """The arrays by name of a layer or mapping."""
-    found = {name: _from_tensor(value) for name, value in _mapping(source).items()}
-    for name, array in found.items():
-        if array.dtype.kind != "f":
-            raise TypeError(f"{name} must be a floating array, but is of {array.dtype}")
-    return found
-
-
-def _from_tensor(value: Any) -> np.ndarray:
-    """A copy of an array, or of a tensor wherever it lies and whether or not it has a gradient."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = (value.float() if value.is_floating_point() and value.element_size() < 4 else value).numpy()
-    return np.array(value)
-
-
-def _stripped(found: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """What begins with `prefix`, without it."""
-    inside = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
-    if not inside:
-        raise ValueError(f"prefix must begin some of the names, but was {prefix!r}, and they are {', '.join(found)}")
-    return inside
-
-
-def _reordered(array: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
-    """The parts of the first axis in another order."""
-    parts = np.split(array, len(order))
-    return np.concatenate([parts[k] for k in order])
-
-
-def _named(suffix: str, *arrays: np.ndarray) -> dict[str, np.ndarray]:
-    """Copies under PyTorch's names."""
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    return {name + suffix: np.array(array, order="C") for name, array in zip(names, arrays, strict=False)}
-
-
-def _check(w_ih: np.ndarray, w_hh: np.ndarray, *biases: np.ndarray) -> None:
-    """Raise unless shapes fit together: (4H, I), (4H, H) and (4H,)."""
-    shapes = [array.shape for array in (w_ih, w_hh, *biases)]
-    H = shapes[1][-1] if shapes[1] else 0
-    if len(shapes[0]) != 2 or shapes[0][0] != 4 * H or shapes[1] != (4 * H, H) or set(shapes[2:]) - {(4 * H,)}:
-        told = ", ".join(map(str, shapes))
-        raise ValueError(f"weights must fit (4H, I), (4H, H) and (4H,) once turned PyTorch's way, but are {told}")
-
-
-def _directions(source: Any, layer: int, whose: str) -> list[list[np.ndarray]]:
-    """Of each direction of a layer the two weights and, if there are any, the two biases."""
-    state, found = _state(source), []
-    for suffix in _suffixes(layer):
-        mine = {name.removesuffix(suffix): array for name, array in state.items() if name.endswith(suffix)}
-        arrays = [mine.pop(name) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if name in mine]
-        if mine:
-            raise ValueError(f"{whose} has nothing for {', '.join(name + suffix for name in mine)}")
-        if len(arrays) in (2, 4):
-            _check(*arrays)
-            found.append(arrays)
-    if not found:
-        raise ValueError(f"there is no layer {layer} with all its parameters among {', '.join(state)}")
     return found

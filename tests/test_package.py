@@ -46,7 +46,8 @@ ALLOWED = {
     "ahead": {"layer", "runtime", "checks"},
     "": {"ahead", "clipping", "layer", "lstm_cell", "sequences", "stream", "trace", "runtime"},
     "models": SURFACE | {"clipping", "runtime", "simd"},
-    "weights": set(),
+    "state_dicts": set(),
+    "weights": {"state_dicts"},
     # An adapter whose framework wants an operator of its own stands where the layer does, on the passes; never lower.
     **{adapter: SURFACE | {"models", "weights", "sequences", "passes", "plan", "runtime"} for adapter in ADAPTERS},
     "keras": SURFACE | {"models", "passes", "runtime", "torch"},  # on PyTorch it is that adapter's operator
