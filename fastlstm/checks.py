@@ -102,6 +102,18 @@ def size(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
+def lengths(name: str, value: Any, T: int, B: int) -> np.ndarray:
+    """The steps of each row, (B,), as int64."""
+    given = np.asarray(value)
+    if given.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, but is of {given.dtype}")
+    if given.shape != (B,):
+        raise ValueError(f"{name} must have the shape (B,) = ({B},), but has {given.shape}")
+    if B and not 0 <= given.min() <= given.max() <= T:
+        raise ValueError(f"{name} must lie between 0 and T = {T}, but reach from {given.min()} to {given.max()}")
+    return given.astype(np.int64)
+
+
 def state_dict(given: Any, expected: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of a mapping that has exactly the expected names and shapes; all that is wrong is told at once."""
     if not isinstance(given, Mapping):

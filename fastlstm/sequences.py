@@ -67,16 +67,10 @@ def _ends(counts: np.ndarray) -> np.ndarray:
 
 def from_lengths(lengths: Any, T: int, B: int) -> Layout:
     """The layout of a padded batch."""
-    given = np.asarray(lengths)
-    if given.dtype.kind not in "iu":
-        raise TypeError(f"lengths must be integers, but is of {given.dtype}")
-    if given.shape != (B,):
-        raise ValueError(f"lengths must have the shape (B,) = ({B},), but has {given.shape}")
-    if B and (given.min() < 0 or given.max() > T):
-        raise ValueError(f"lengths must lie between 0 and T = {T}, but reach from {given.min()} to {given.max()}")
+    given = checks.lengths("lengths", lengths, T, B)
     counts = np.bincount(given, minlength=T + 1)
     active = B - np.cumsum(counts)[: int(given.max()) if B else 0]  # rows longer than t
-    return Layout(T, B, _ends(active), np.argsort(-given.astype(np.int64), kind="stable"))
+    return Layout(T, B, _ends(active), np.argsort(-given, kind="stable"))
 
 
 def from_packed(sequence: PackedSequence) -> Layout:

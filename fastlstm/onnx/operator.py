@@ -243,7 +243,7 @@ class Operator:
             sequence_lens, initial_h, initial_c = (
                 self.defaults.get(name) if value is None else value for name, value in given.items()
             )
-        lengths = None if sequence_lens is None else _lengths(sequence_lens, T, B)
+        lengths = None if sequence_lens is None else checks.lengths("sequence_lens", sequence_lens, T, B)
         h, c = (self._state(name, value, B) for name, value in (("initial_h", initial_h), ("initial_c", initial_c)))
         if T and B:
             found = [layer(X, (h[d], c[d]), lengths=lengths) for layer, d in self._parts]
@@ -268,18 +268,6 @@ class Operator:
         shape, meaning = ((B, D, H), "(B, D, H)") if self.layout else ((D, B, H), "(D, B, H)")
         state = checks.shaped(name, value, self.dtype, shape, meaning)
         return np.ascontiguousarray(state.swapaxes(0, 1)) if self.layout else state
-
-
-def _lengths(value: Any, T: int, B: int) -> np.ndarray:
-    """sequence_lens (B,)."""
-    lengths = np.asarray(value)
-    if lengths.dtype.kind not in "iu":
-        raise TypeError(f"sequence_lens must be integers, but is of {lengths.dtype}")
-    if lengths.shape != (B,):
-        raise ValueError(f"sequence_lens must have the shape (B,) = ({B},), but has {lengths.shape}")
-    if B and not 0 <= lengths.min() <= lengths.max() <= T:
-        raise ValueError(f"sequence_lens must lie in 0..T = {T}, but goes from {lengths.min()} to {lengths.max()}")
-    return lengths.astype(np.int64)
 
 
 # --- the function -----------------------------------------------------------------------------------------------------
