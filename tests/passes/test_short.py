@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 from layer_case import LayerCase
+from thread_case import at_once
 
 import fastlstm
 from fastlstm import inference
@@ -117,19 +118,14 @@ def test_a_change_of_the_thread_count_counts(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_calls_of_many_threads_at_once() -> None:
     case = LayerCase(T=3, B=2, I=16, H=48, layers=2)
-    rng, found = np.random.default_rng(5), {}
+    rng = np.random.default_rng(5)
     inputs = rng.standard_normal((6, 3, 2, 16)).astype(np.float32)
     expected = [case.lstm(x)[0] for x in inputs]
 
-    def call(k: int) -> None:
-        found[k] = all(np.array_equal(case.lstm(inputs[k])[0], expected[k]) for _ in range(400))
+    def right(k: int) -> bool:
+        return all(np.array_equal(case.lstm(inputs[k])[0], expected[k]) for _ in range(400))
 
-    threads_ = [threading.Thread(target=call, args=(k,)) for k in range(len(inputs))]
-    for thread in threads_:
-        thread.start()
-    for thread in threads_:
-        thread.join()
-    assert found == dict.fromkeys(range(len(inputs)), True)
+    assert all(at_once([partial(right, k) for k in range(len(inputs))]))
     (prepared,) = case.lstm._short.values()
     assert 1 <= len(prepared._seats) <= len(inputs)
 

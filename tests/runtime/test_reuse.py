@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import pickle
-import threading
+from functools import partial
 
 import numpy as np
 import pytest
+from thread_case import at_once
 
 import fastlstm
 from fastlstm.runtime.reuse import BLOCKS, LEAST, MOST, Reuse
@@ -105,11 +106,7 @@ def test_arrays_of_many_threads_never_share_memory() -> None:
                 old, value = mine.pop(int(rng.integers(len(mine))))
                 wrong.extend([] if (old[::4096] == value).all() else [value])
 
-    threads = [threading.Thread(target=work, args=(1000 * n,)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once([partial(work, 1000 * n) for n in range(8)])
     assert not wrong
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import numba
 import numpy as np
 import pytest
 from numba.core import types
+from thread_case import at_once
 
 from fastlstm.runtime.linking import WholeCompiler
 from fastlstm.runtime.memory import LINE
@@ -28,17 +30,7 @@ def compiled(function: Callable) -> Callable[[int, int, int], int]:
 
 def on_threads(run: Callable[[int, int, int], int], place: int, threads: int) -> list[int]:
     """What `run(place, k, threads)` returned on thread k."""
-    results: list[int] = [-1] * threads
-
-    def call(k: int) -> None:
-        results[k] = run(place, k, threads)
-
-    pool = [threading.Thread(target=call, args=(k,)) for k in range(threads)]
-    for thread in pool:
-        thread.start()
-    for thread in pool:
-        thread.join()
-    return results
+    return at_once([partial(run, place, k, threads) for k in range(threads)])
 
 
 def counters(lines: int) -> tuple[np.ndarray, int]:
