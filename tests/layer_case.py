@@ -6,9 +6,10 @@ torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from fastlstm import reference
 from fastlstm.cell import CellSpec
 
 Arrays = dict[str, np.ndarray]
+Layer = TypeVar("Layer")
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,12 @@ class LayerCase:
 
     @cached_property
     def lstm(self) -> fastlstm.LSTM:
-        return fastlstm.LSTM(
-            self.I,
-            self.H,
-            self.layers,
-            self.bias,
-            self.batch_first,
-            bidirectional=self.bidirectional,
-            dtype=self.dtype,
-            seed=self.seed,
-        )
+        return self.made(fastlstm.LSTM, dtype=self.dtype, seed=self.seed)
+
+    def made(self, kind: Callable[..., Layer], **options: object) -> Layer:
+        """A layer of the case's sizes, by a constructor with PyTorch's arguments."""
+        sizes = (self.I, self.H, self.layers, self.bias, self.batch_first)
+        return kind(*sizes, bidirectional=self.bidirectional, **options)
 
     @cached_property
     def arrays(self) -> Arrays:
@@ -116,15 +114,7 @@ class LayerCase:
         """The same from `torch.nn.LSTM` and its autograd, computed in float64."""
         import torch
 
-        module = torch.nn.LSTM(
-            self.I,
-            self.H,
-            self.layers,
-            self.bias,
-            self.batch_first,
-            bidirectional=self.bidirectional,
-            dtype=torch.float64,
-        )
+        module = self.made(torch.nn.LSTM, dtype=torch.float64)
         module.load_state_dict({name: torch.tensor(array) for name, array in self.lstm.state_dict().items()})
         a = {
             name: torch.tensor(array, dtype=torch.float64, requires_grad=name in ("x", "h_0", "c_0"))
