@@ -37,6 +37,8 @@ class Lease:
 class Reuse:
     """Memory for arrays, from and for all threads; nobody waits for it."""
 
+    most, blocks = MOST, BLOCKS  # where an array that outlives this module finds them
+
     def __init__(self) -> None:
         self._free: list[np.ndarray] = []  # the longest unused first
         self._returned: deque[np.ndarray] = deque()  # what came back, also in the middle of a `_take`
@@ -81,7 +83,7 @@ class Reuse:
         while self._returned:
             self._free.append(self._returned.popleft())
         kept = sum(block.size for block in self._free)
-        while kept > MOST or len(self._free) > BLOCKS:
+        while kept > self.most or len(self._free) > self.blocks:
             kept -= self._free.pop(0).size
 
 

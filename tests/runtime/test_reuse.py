@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import pickle
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -80,6 +82,17 @@ def test_a_copy_is_an_ordinary_array() -> None:
     for copy in (array.copy(), pickle.loads(pickle.dumps(array))):
         np.testing.assert_array_equal(copy, array)
         assert not np.shares_memory(copy, array)
+
+
+def test_an_array_that_outlives_the_module_dies_in_silence() -> None:
+    program = (
+        "import numpy; from fastlstm.runtime import reuse\n"
+        f"kept = [reuse.empty(({LEAST},), numpy.dtype('float32'))]\n"
+        "vars(reuse).update(dict.fromkeys(vars(reuse)))\n"  # as the interpreter does at its end
+        "kept.clear()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_nobody_waits_while_another_is_at_it() -> None:
