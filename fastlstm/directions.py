@@ -6,7 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from fastlstm import checks
+
 MODES = ("concat", "sum", "mul", "ave", "none")
+
+
+def check(reverse: bool, merge: str, bidirectional: bool, num_layers: int) -> None:
+    """Raise unless these options of a layer go together."""
+    if checks.flag("reverse", reverse) and bidirectional:
+        raise ValueError("reverse must be False where bidirectional is True: one of two directions is reverse")
+    if checks.choice("merge", merge, MODES) != "concat" and not bidirectional:
+        raise ValueError(f"merge must be 'concat' where bidirectional is False, but was {merge!r}")
+    if merge == "none" and num_layers > 1:
+        raise ValueError("merge must not be 'none' where a layer feeds another: num_layers must be 1")
 
 
 def size(mode: str, directions: int, output_size: int) -> int:

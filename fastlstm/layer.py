@@ -132,14 +132,8 @@ class LSTM(Inference):
                 f"proj_size must be less than hidden_size = {hidden_size}, or 0 for no projection, but was {proj_size}"
             )
         self.dtype = checks.floating(dtype)
-        self.reverse = checks.flag("reverse", reverse)
-        if self.reverse and self.bidirectional:
-            raise ValueError("reverse must be False where bidirectional is True: one of two directions is reverse")
-        self.merge = checks.choice("merge", merge, directions.MODES)
-        if self.merge != "concat" and not self.bidirectional:
-            raise ValueError(f"merge must be 'concat' where bidirectional is False, but was {merge!r}")
-        if self.merge == "none" and self.num_layers > 1:
-            raise ValueError("merge must not be 'none' where a layer feeds another: num_layers must be 1")
+        directions.check(reverse, merge, self.bidirectional, self.num_layers)
+        self.reverse, self.merge = bool(reverse), merge
         self.input_dropout = checks.rate("input_dropout", input_dropout)
         if self.dropout and self.num_layers == 1:
             warnings.warn(

@@ -26,11 +26,12 @@ class Tape:
 
     __slots__ = (
         "batch_sizes", "cells", "drawn", "dys", "factors", "inputs", "layer", "layout", "masks", "outputs", "ragged",
-        "short", "spent", "states", "traced", "unbatched", "variant",
+        "recurrent", "short", "spent", "states", "traced", "unbatched", "variant",
     )  # fmt: skip
 
     def __init__(self, layer: Parameterised, traced: bool = False) -> None:
         self.layer = layer  # whose it is
+        self.recurrent: np.ndarray | None = None  # factors of h (1, B, P) on its way into the gates, of the caller
         self.traced = traced  # for `trace`: nothing is dropped, all outputs are kept and, by backward, their gradients
         self.inputs: list[np.ndarray] = []  # of each layer, (T, B, I) or (N, I)
         self.cells: list[Sequence[Any]] = []  # fields of `Taped` of each layer and direction
@@ -47,6 +48,11 @@ class Tape:
         self.short: ShortBackward | None = None  # a way back that was prepared
         self.unbatched = False
         self.spent = False
+
+    @property
+    def drops(self) -> bool:
+        """Whether h is multiplied by something on its way into the gates."""
+        return self.recurrent is not None or self.layer.spec.recurrent_dropout > 0
 
     def take(self, recorded: Recorded, unbatched: bool, variant: Variant) -> None:
         """Take what a prepared call, of one layer, has recorded."""
@@ -173,13 +179,15 @@ def _keep(random: np.random.Generator, shape: tuple[int, ...], rate: float, dtyp
 def _masks(layer: Parameterised, k: int, sizes: Sizes, tape: Tape | None) -> list[Masks] | None:
     """What multiplies the states of one layer: drawn in training, else its expectation."""
     spec, (T, B), dtype, random = layer.spec, sizes.layout[:2], layer.dtype, layer._random
-    dropped = spec.recurrent_dropout > 0 and tape is not None
+    dropped = tape is not None and tape.drops
     if not dropped and spec.zoneout == (0.0, 0.0):
         return None
     found = []
     for suffix in layer._suffixes[k]:
         masks = {}
-        if dropped:
+        if tape is not None and tape.recurrent is not None:
+            masks["recurrent"] = tape.recurrent
+        elif dropped:
             steps = T if spec.recurrent_dropout_mode == "step" else 1
             masks["recurrent"] = _keep(random, (steps, B, sizes.P), spec.recurrent_dropout, dtype)
         for name, rate, n in zip(("zoneout_c", "zoneout_h"), spec.zoneout, (sizes.H, sizes.P), strict=True):
@@ -204,7 +212,7 @@ def forward(layer: Parameterised, x: Any, state: Any, lengths: Any, reset: Any, 
     if tape is not None:
         tape.unbatched, tape.layout = sizes.unbatched, layout
         tape.batch_sizes = np.asarray(x.batch_sizes) if layout.packed else None
-        if drawing is not None and layer.spec.recurrent_dropout:
+        if drawing is not None and drawing.drops:
             variant = variant._replace(special=True, masked=True)
         tape.variant = variant
         below = sizes.pack(below)

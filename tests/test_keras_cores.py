@@ -12,7 +12,9 @@ pytest.importorskip("keras")
 from fastlstm.keras import cores, operator
 
 N, T, I, H = 3, 4, 5, 6
-OPTIONS = operator.Options(1, False, True, False, False, True, False, training=True)
+OPTIONS = operator.Options(
+    1, False, True, False, False, bias=True, recurrent=False, mask=False, training=True, activations=operator.PLAIN
+)
 
 
 @pytest.fixture(autouse=True)

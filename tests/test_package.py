@@ -22,8 +22,8 @@ ADAPTERS = {"torch", "keras", "onnx", "sklearn"}
 # What each room, or file of the package's top folder, may import of the package besides itself.
 ALLOWED = {
     "cell": {"checks"},
-    "directions": set(),
     "checks": set(),
+    "directions": {"checks"},
     "clipping": {"checks"},
     "parameters": set(),
     "rounding": set(),
@@ -50,7 +50,9 @@ ALLOWED = {
     "weights": {"state_dicts"},
     # An adapter whose framework wants an operator of its own stands where the layer does, on the passes; never lower.
     **{adapter: SURFACE | {"models", "weights", "sequences", "passes", "plan", "runtime"} for adapter in ADAPTERS},
-    "keras": SURFACE | {"models", "passes", "runtime", "torch"},  # on PyTorch it is that adapter's operator
+    "torch": SURFACE | {"directions", "sequences", "passes", "plan", "runtime"},
+    # On PyTorch it is that adapter's operator; elsewhere it hands Keras's own masks to a call.
+    "keras": SURFACE | {"models", "passes", "runtime", "layer_call", "torch"},
 }
 # The one knot: a worker is looked up by its name in passes.entries when it is compiled, at the latest moment.
 LATE = {("runtime/compiling.py", "passes")}

@@ -28,6 +28,25 @@ def test_backward_twice_over_one_graph() -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("steps", [3, 20])  # few rows have a way of their own
+def test_a_mask_of_h_in_the_plain_cell(steps: int) -> None:
+    shapes = (steps, 2, 3), (1, 2, 4), (1, 2, 4), (16, 3), (16, 4), (16,), (16,)
+    x, h, c, *weights = (0.5 * torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    mask, found = 2.0 * torch.randint(0, 2, (1, 1, 2, 4)), []
+    for name in ("ours", "theirs"):
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, h, c, *weights)]
+        if name == "ours":
+            outputs = fastlstm.torch.operator.layer(*leaves[:3], leaves[3:], recurrent=mask.double())
+        else:
+            ys, state = [], (leaves[1][0], leaves[2][0])
+            for x_t in leaves[0]:
+                state = torch.lstm_cell(x_t, (mask[0, 0] * state[0], state[1]), *leaves[3:])
+                ys.append(state[0])
+            outputs = torch.stack(ys), state[0][None], state[1][None]
+        found.append([*outputs, *torch.autograd.grad(sum(out.square().sum() for out in outputs), leaves)])
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
 def test_second_derivative_is_refused() -> None:
     module, x = fastlstm.torch.LSTM(3, 4), torch.randn(3, 2, 3, requires_grad=True)
     (gradient,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
@@ -109,8 +128,8 @@ def test_operators_keep_torchs_rules() -> None:
         (packed, [sizes, None, None], ("", None, None)),
         (batch, [None, lengths, reset], zoned),
     ):
-        args = (*inputs, *ends, None, *zoneout, True, False, False, cell, True, weights)
-        assert set(torch.library.opcheck(torch.ops.fastlstm.lstm_layer.default, args).values()) == {"SUCCESS"}
+        args = (*inputs, *ends, None, *zoneout, True, False, False, False, cell, True, weights)
+        assert set(torch.library.opcheck(torch.ops.fastlstm.layer.default, args).values()) == {"SUCCESS"}
 
 
 def test_functional_call_and_grad() -> None:

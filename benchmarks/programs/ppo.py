@@ -44,15 +44,19 @@ def main(rounds: int, threads: int) -> None:
     plain, ours = models
     print(fastlstm.torch.accelerate(ours.policy))  # the one line
 
+    rewards: dict[RecurrentPPO, list[float]] = {model: [] for model in models}
+
     def learn(model: RecurrentPPO) -> None:
         model.learn(STEPS * ENVIRONMENTS, reset_num_timesteps=False)
+        rewards[model].append(float(np.mean([episode["r"] for episode in model.ep_info_buffer])))
 
     for model in models:
         learn(model)
     seconds = in_turn(lambda: learn(plain), lambda: learn(ours), rounds)
     report(f"RecurrentPPO, {threads} thread(s)", *seconds, "frames/s", STEPS * ENVIRONMENTS)
-    rewards = [np.mean([episode["r"] for episode in model.ep_info_buffer]) for model in models]
-    print("mean reward of the last episodes: {:.1f} as it is, {:.1f} with fastlstm".format(*rewards))
+    for model, kind in ((plain, "as it is"), (ours, "with fastlstm")):
+        curve = ", ".join(f"{reward:.1f}" for reward in rewards[model][:: max(1, rounds // 8)])
+        print(f"mean reward of the last 100 episodes, {kind}: {curve}")
     profile("RecurrentPPO", lambda: learn(plain))
 
 

@@ -36,9 +36,9 @@ _kept: OrderedDict[int, tuple[Any, Core, int]] = OrderedDict()  # tapes, by numb
 _numbers = count()
 
 
-def take(layer: int, kernel: Any, recurrent_kernel: Any, bias: Any, batch_first: bool) -> Core:
+def take(layer: int, activations: tuple, kernel: Any, recurrent_kernel: Any, bias: Any, batch_first: bool) -> Core:
     """A core for a layer, with these parameters, which are copied only if they changed; for this caller alone."""
-    key = (layer, kernel.shape, kernel.dtype, bias is None, batch_first)
+    key = (layer, activations, kernel.shape, kernel.dtype, bias is None, batch_first)
     given = [np.ascontiguousarray(part) for part in (kernel, recurrent_kernel, bias) if part is not None]
     mark = digest(Variant(kernel.dtype.name), given)
     with _lock:
@@ -48,7 +48,8 @@ def take(layer: int, kernel: Any, recurrent_kernel: Any, bias: Any, batch_first:
             _idle.remove(found)
     if found is None:
         I, H = len(kernel), len(recurrent_kernel)
-        found = Core(key, b"", fastlstm.LSTM(I, H, 1, bias is not None, batch_first, dtype=kernel.dtype, seed=0))
+        options = {"dtype": kernel.dtype, "seed": 0, "activations": activations}
+        found = Core(key, b"", fastlstm.LSTM(I, H, 1, bias is not None, batch_first, **options))
     if found.mark != mark:
         parameters = found.lstm.parameters
         parameters["weight_ih_l0"][...] = kernel.T

@@ -10,6 +10,25 @@ import keras
 from fastlstm.keras.operator import BACKENDS, Inputs, Options
 
 _theirs = keras.layers.LSTM.inner_loop
+_NAMED: dict[str, Any] = dict.fromkeys(("tanh", "sigmoid", "relu", "linear", "hard_tanh", "softsign", "softplus"))
+# Where Keras's parameters are others than ONNX's, whose names and defaults `CellSpec` takes.
+_NAMED |= {"hard_sigmoid": (1 / 6, 0.5), "leaky_relu": (0.2,), "elu": (1.0,)}
+_ACTIVATIONS = [
+    (getattr(keras.activations, name), name if parameters is None else (name, *parameters))
+    for name, parameters in _NAMED.items()
+    if hasattr(keras.activations, name)  # hard_tanh came in 3.8
+]
+
+
+def _activation(function: Any) -> Any:
+    """One of Keras's activations as `CellSpec` takes it; None if it has none."""
+    return next((ours for theirs, ours in _ACTIVATIONS if theirs is function), None)
+
+
+def _activations(layer: keras.layers.LSTM) -> tuple:
+    """Those of the gates, of the candidate and of the output."""
+    candidate = _activation(layer.activation)
+    return _activation(layer.recurrent_activation), candidate, candidate
 
 
 def _why_not(layer: keras.layers.LSTM, training: bool) -> str:
@@ -17,11 +36,9 @@ def _why_not(layer: keras.layers.LSTM, training: bool) -> str:
     backend = keras.backend.backend()
     if backend not in BACKENDS:
         return f"the {backend} backend has no way in"
-    if layer.activation is not keras.activations.tanh or layer.recurrent_activation is not keras.activations.sigmoid:
-        return "its activations are not tanh and sigmoid"
-    if training and layer.recurrent_dropout:
-        return "it has recurrent dropout"
-    if training and layer.dropout and layer.cell.implementation == 1:
+    if None in _activations(layer):
+        return "it has activations that this library has not"
+    if training and layer.dropout and layer.cell.implementation == 1 and not layer.recurrent_dropout:
         return "its implementation drops inputs for each gate apart"
     if layer.use_cudnn is True:
         return "it asks for cuDNN"
@@ -47,14 +64,19 @@ def _inner_loop(
     ops, cell = keras.ops, layer.cell
     if keras.tree.is_nested(mask):
         mask = mask[0]
+    recurrent = None
+    if training and 0 < layer.recurrent_dropout < 1:  # Keras draws a mask for each gate: the first is for all
+        recurrent = cell.get_recurrent_dropout_mask(initial_state[0])[0]
     if training and layer.dropout:
-        sequences = sequences * ops.expand_dims(cell.get_dropout_mask(sequences[:, 0, :]), axis=1)
+        drawn = cell.get_dropout_mask(sequences[:, 0, :])
+        sequences = sequences * ops.expand_dims(drawn[0] if isinstance(drawn, list) else drawn, axis=1)
     dtype = cell.compute_dtype
     arrays = [sequences, *initial_state, cell.kernel, cell.recurrent_kernel]
     arrays = [ops.convert_to_tensor(array, dtype=dtype) for array in arrays]
     if keras.backend.backend() == "torch" and any(array.device.type != "cpu" for array in arrays):
         return _theirs(layer, sequences, initial_state, mask, training=training)
     arrays.append(None if cell.bias is None else ops.convert_to_tensor(cell.bias, dtype=dtype))
+    arrays.append(None if recurrent is None else ops.convert_to_tensor(recurrent, dtype=dtype))
     arrays.append(None if mask is None else ops.convert_to_tensor(mask, dtype="bool"))
     inputs = Inputs._make(arrays)
     options = Options(
@@ -64,8 +86,10 @@ def _inner_loop(
         zero_output=layer.zero_output_for_mask,
         first_state=keras.backend.backend() in ("jax", "numpy") and not layer.unroll,  # as their loops have it
         bias=inputs.bias is not None,
+        recurrent=inputs.recurrent is not None,
         mask=inputs.mask is not None,
         training=bool(training),
+        activations=_activations(layer),
     )
     y, h_n, c_n = BACKENDS[keras.backend.backend()](options, inputs)
     if not layer.return_sequences:
@@ -92,12 +116,18 @@ class LSTM(keras.layers.LSTM):
     ----------
     units, ...
         As for `keras.layers.LSTM`, in any place where that one may stand: in `Sequential` and functional models,
-        `Bidirectional`, with masks, `stateful`, `go_backwards`, `return_state`, `initial_state`, `dropout`.
+        `Bidirectional`, with masks, `stateful`, `go_backwards`, `return_state`, `initial_state`, `dropout`,
+        `recurrent_dropout`, and these activations: tanh, sigmoid, relu, linear, hard_sigmoid, hard_tanh, softsign,
+        softplus, elu, leaky_relu.
 
     Notes
     -----
-    Keras's own loop computes what this library has not: activations besides tanh and sigmoid, `recurrent_dropout` while
-    training, half precision, other devices than the CPU, `use_cudnn=True`. Dropout draws what Keras draws.
+    Keras's own loop computes what this library has not: other activations, half precision, other devices than the CPU,
+    `use_cudnn=True`, `dropout` with `implementation=1`.
+
+    Dropout draws what Keras draws. With `recurrent_dropout` Keras draws a mask of h, and one of x, for each gate; here
+    the first of them holds for all four, and as there for all steps (Gal and Ghahramani's tied weights): each gate sees
+    the same share dropped, but the gates of a row drop the same units.
 
     Under JAX and TensorFlow, what a gradient needs of a call waits until it is asked for: 512 MiB of all calls together
     at the most, and the last call's whatever it takes. What was dropped is computed again.

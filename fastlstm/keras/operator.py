@@ -7,14 +7,19 @@ of the tape their graphs see but a number (see `cores`). Masked steps are never 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+import fastlstm
+from fastlstm import layer_call
 from fastlstm.keras import cores
 from fastlstm.models import packing
+
+PLAIN = ("sigmoid", "tanh", "tanh")
 
 
 class Options(NamedTuple):
@@ -26,12 +31,19 @@ class Options(NamedTuple):
     zero_output: bool  # y of a masked step is zeros rather than that of the step before
     first_state: bool  # y of masked steps before all others is h_0 rather than zeros, unless zero_output
     bias: bool  # which of the optional inputs there are
+    recurrent: bool
     mask: bool
     training: bool  # whether a gradient is likely to be asked for
+    activations: tuple  # of gates, candidate and output, as `CellSpec` takes them
+
+    @property
+    def cell(self) -> str:
+        """The cell, as the operator of `fastlstm.torch` takes it."""
+        return "" if self.activations == PLAIN else json.dumps({"activations": self.activations})
 
 
 class Inputs(NamedTuple):
-    """The arrays or tensors of a call; all but the mask have one dtype."""
+    """The arrays or tensors of a call; all but the mask have one dtype, and all but the last two a gradient."""
 
     x: Any  # (N, T, I)
     h_0: Any  # (N, H)
@@ -39,6 +51,7 @@ class Inputs(NamedTuple):
     kernel: Any  # (I, 4H), gates i, f, g, o
     recurrent_kernel: Any  # (H, 4H)
     bias: Any = None  # (4H,)
+    recurrent: Any = None  # (N, H), factors of h on its way into the gates, at all steps
     mask: Any = None  # (N, T), bool
 
     @property
@@ -54,8 +67,9 @@ def _inputs(options: Options, arrays: tuple[Any, ...]) -> Inputs:
     """What `Inputs.given` gave."""
     found = [np.asarray(array) for array in arrays]
     mask = found.pop() if options.mask else None
+    recurrent = found.pop() if options.recurrent else None
     bias = found[5] if options.bias else None
-    return Inputs._make([*found[:5], bias, mask])
+    return Inputs._make([*found[:5], bias, recurrent, mask])
 
 
 class _Done(NamedTuple):
@@ -65,24 +79,32 @@ class _Done(NamedTuple):
     h_n: np.ndarray
     c_n: np.ndarray
     packed: packing.Packing | None
-    tape: Any  # of the core, or of the run over a packing
+    tape: Any  # of the core
 
 
 def _core(options: Options, inputs: Inputs) -> cores.Core:
     """A core for a call, with the batch first unless something is masked."""
     masked = inputs.mask is not None and not inputs.mask.all()
-    return cores.take(options.layer, *inputs[3:6], batch_first=not masked)
+    return cores.take(options.layer, options.activations, *inputs[3:6], batch_first=not masked)
+
+
+def _call(lstm: fastlstm.LSTM, x: Any, state: Any, lengths: Any, recurrent: Any, training: bool) -> tuple:
+    """y, the state and, in training, the tape."""
+    if recurrent is not None:
+        tape = layer_call.Tape(lstm)
+        tape.recurrent = recurrent[None]
+        return *layer_call.forward(lstm, x, state, lengths, None, tape), tape
+    if training:
+        return lstm.forward(x, state, lengths=lengths)
+    return *lstm(x, state, lengths=lengths), None
 
 
 def _run(options: Options, inputs: Inputs, core: cores.Core, training: bool) -> _Done:
     x, h_0, c_0 = inputs[:3]
     if not core.lstm.batch_first:
         return _masked_run(options, inputs, core, training)
-    x, tape = np.ascontiguousarray(x[:, ::-1]) if options.backwards else x, None
-    if training:
-        y, (h, c), tape = core.lstm.forward(x, (h_0[None], c_0[None]))
-    else:
-        y, (h, c) = core.lstm(x, (h_0[None], c_0[None]))
+    x = np.ascontiguousarray(x[:, ::-1]) if options.backwards else x
+    y, (h, c), tape = _call(core.lstm, x, (h_0[None], c_0[None]), None, inputs.recurrent, training)
     return _Done(y if options.sequences else h[0], h[0], c[0], None, tape)
 
 
@@ -90,7 +112,8 @@ def _masked_run(options: Options, inputs: Inputs, core: cores.Core, training: bo
     packed = packing.pack(inputs.mask.T, options.backwards, options.zero_output)
     x, order = packing.take(inputs.x.transpose(1, 0, 2), packed.source), packed.order
     state = inputs.h_0[order][None], inputs.c_0[order][None]
-    y, (h, c), tape = packing.run(core.lstm, x, state, packed.lengths, training)
+    recurrent = None if inputs.recurrent is None else inputs.recurrent[order]
+    y, (h, c), tape = _call(core.lstm, x, state, packed.lengths, recurrent, training)
     h_n, c_n = np.empty_like(h[0]), np.empty_like(c[0])
     h_n[order], c_n[order] = h[0], c[0]
     places = packed.place if options.sequences else packed.place[-1]
@@ -142,8 +165,8 @@ def _masked_backward(
     N, H = dh.shape
     places, order = packed.place if options.sequences else packed.place[-1], packed.order
     shown = dy.transpose(1, 0, 2) if options.sequences else dy
-    d = packing.untake(shown, places, (tape.shape[0], N, H))
-    dx, (dh_first, dc_first), grads = packing.run_backward(core.lstm, tape, d, (dh[order][None], dc[order][None]))
+    d = packing.untake(shown, places, (*packed.source.shape, H))
+    dx, (dh_first, dc_first), grads = core.lstm.backward(tape, d, (dh[order][None], dc[order][None]))
     dh_0, dc_0 = np.empty_like(dh), np.empty_like(dc)
     dh_0[order], dc_0[order] = dh_first[0], dc_first[0]
     if options.first_state and not options.zero_output:
@@ -190,9 +213,10 @@ def _jax_operator() -> Callable:
 
     def back(options: Options, kept: Any, douts: Any) -> Any:
         number, arrays = kept
-        count = len(arrays) - options.mask
+        count = len(arrays) - options.mask - options.recurrent
         shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays[:count]]
-        return (*called(_host(backward, options), shapes, number, *douts, *arrays), *[None] * options.mask)
+        nothing = [None] * (options.mask + options.recurrent)
+        return *called(_host(backward, options), shapes, number, *douts, *arrays), *nothing
 
     layer.defvjp(ahead, back)
     return layer
@@ -207,13 +231,14 @@ def on_tensorflow(options: Options, inputs: Inputs) -> tuple[Any, ...]:
     """TensorFlow: a Python function in the graph, with a gradient of its own."""
     import tensorflow as tf
 
-    differentiable = [tf.convert_to_tensor(array) for array in inputs._replace(mask=None).given]  # no variables
-    mask = [inputs.mask] if options.mask else []
+    tensors = [tf.convert_to_tensor(array) for array in inputs.given]  # no variables
+    count = len(tensors) - options.mask - options.recurrent
+    differentiable, others = tensors[:count], tensors[count:]
     dtype, state_shape = inputs.x.dtype, inputs.h_0.shape
 
     @tf.custom_gradient
     def layer(*arrays: Any) -> Any:
-        types, given = [dtype] * 3 + [tf.int32] * options.training, [*arrays, *mask]
+        types, given = [dtype] * 3 + [tf.int32] * options.training, [*arrays, *others]
         y, h_n, c_n, *number = tf.numpy_function(_host(forward, options), given, types, stateful=options.training)
         number = number or [tf.constant(-1)]
         y.set_shape((*inputs.x.shape[:2], state_shape[1]) if options.sequences else state_shape)
@@ -221,7 +246,7 @@ def on_tensorflow(options: Options, inputs: Inputs) -> tuple[Any, ...]:
         c_n.set_shape(state_shape)
 
         def gradient(*douts: Any) -> Any:
-            arguments = [*number, *douts, *arrays, *mask]
+            arguments = [*number, *douts, *arrays, *others]
             found = tf.numpy_function(_host(backward, options), arguments, [dtype] * len(arrays), stateful=False)
             for one, array in zip(found, arrays, strict=True):
                 one.set_shape(array.shape)
@@ -238,11 +263,13 @@ def on_torch(options: Options, inputs: Inputs) -> tuple[Any, ...]:
 
     from fastlstm.torch.operator import layer
 
-    x, h_0, c_0, kernel, recurrent_kernel, bias, mask = inputs
+    x, h_0, c_0, kernel, recurrent_kernel, bias, recurrent, mask = inputs
+    cell: dict[str, Any] = {"cell": options.cell, "bias": bias is not None}
     weights = [kernel.t(), recurrent_kernel.t(), *([] if bias is None else [bias, torch.zeros_like(bias)])]
     if mask is None or bool(mask.all()):
         x = x.flip(1) if options.backwards else x
-        y, h_n, c_n = layer(x, h_0[None], c_0[None], weights, x_first=True, y_first=True, bias=bias is not None)
+        cell["recurrent"] = None if recurrent is None else recurrent[None, None]
+        y, h_n, c_n = layer(x, h_0[None], c_0[None], weights, x_first=True, y_first=True, **cell)
         return y if options.sequences else h_n[0], h_n[0], c_n[0]
     packed = packing.pack(mask.detach().cpu().numpy().T, options.backwards, options.zero_output)
     order, valid = torch.from_numpy(packed.order), packed.source >= 0
@@ -253,7 +280,8 @@ def on_torch(options: Options, inputs: Inputs) -> tuple[Any, ...]:
         data = x.transpose(0, 1).flatten(0, 1)[torch.from_numpy(packed.source[valid])]
         sizes = torch.from_numpy(np.count_nonzero(valid, axis=1))
         state = h_n[None, :rows], c_n[None, :rows]
-        steps, h, c = layer(data, *state, weights, sizes=sizes, bias=bias is not None)
+        cell["recurrent"] = None if recurrent is None else recurrent[order][None, None, :rows]
+        steps, h, c = layer(data, *state, weights, sizes=sizes, **cell)
         h_n, c_n = torch.cat([h[0], h_n[rows:]]), torch.cat([c[0], c_n[rows:]])
     back = torch.from_numpy(np.argsort(packed.order))
     rank = np.append(np.cumsum(valid) - 1, valid.sum())  # of each place in the packed rows; where it is -1, the zeros

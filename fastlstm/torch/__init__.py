@@ -14,7 +14,8 @@ except ModuleNotFoundError as error:
         raise
     raise ModuleNotFoundError("fastlstm.torch needs PyTorch: pip install 'fastlstm[torch]'", name="torch") from None
 
-from fastlstm.torch.modules import LSTM, LSTMCell
+from fastlstm.torch.lstm_cell import LSTMCell
+from fastlstm.torch.modules import LSTM
 from fastlstm.torch.swap import Report, accelerate
 
 __all__ = ["LSTM", "LSTMCell", "Report", "accelerate"]

@@ -1,4 +1,4 @@
-"""`LSTM` and `LSTMCell` as PyTorch modules."""
+"""`LSTM` as a PyTorch module."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fastlstm import directions
 from fastlstm.cell import CellSpec, parameter_shapes
 from fastlstm.layer import CELL_OPTIONS, spec_of
 from fastlstm.torch.operator import layer
 
-__all__ = ["LSTM", "LSTMCell"]
+__all__ = ["LSTM"]
 
 State = tuple[Tensor, Tensor]
 
@@ -28,13 +29,14 @@ def why_not(tensor: Tensor) -> str:
     return ""
 
 
-def _require(**tensors: Tensor) -> None:
+def require(**tensors: Tensor) -> None:
+    """Raise if this library cannot compute with a tensor."""
     for name, tensor in tensors.items():
         if reason := why_not(tensor):
             raise NotImplementedError(f"{name} must be {reason}")
 
 
-def _autocast(weight: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+def autocast(weight: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors; where autocast has lowered some, as the weights are, since this library keeps float32."""
     if weight.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         return tuple(tensor.to(weight.dtype) if tensor.is_floating_point() else tensor for tensor in tensors)
@@ -49,6 +51,16 @@ def _text(spec: CellSpec) -> str:
         if value != getattr(usual, name):
             found[name] = [dataclasses.astuple(kind) for kind in value] if name == "activations" else value
     return json.dumps(found) if found else ""
+
+
+def _merged(mode: str, y: Tensor) -> Any:
+    """From y (..., 2 P) to the output: a tensor or, for `none`, a pair of tensors."""
+    forth, back = y.chunk(2, dim=-1)
+    if mode == "none":
+        return tuple(part.clone(memory_format=torch.contiguous_format) for part in (forth, back))
+    if mode == "mul":
+        return forth * back
+    return (forth + back) / 2 if mode == "ave" else forth + back
 
 
 def _given_lengths(lengths: Any, rows: int, single: bool) -> Tensor:
@@ -70,6 +82,11 @@ class LSTM(torch.nn.RNNBase):
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
         As for `torch.nn.LSTM`. Dropout between layers draws from torch's generator what `torch.nn.LSTM` draws.
+    reverse
+        Whether a layer of one direction runs from the last step to the first; y stays in the order of `input`.
+    merge
+        How the outputs of two directions become one: `"concat"`, `"sum"`, `"mul"`, `"ave"` or `"none"`, which leaves a
+        pair and takes a single layer (Keras's `merge_mode`). The layers above take P features then, in place of 2 P.
     forget_bias
         Added to the initial bias of the forget gate.
     **cell
@@ -94,6 +111,8 @@ class LSTM(torch.nn.RNNBase):
     """
 
     # As of a `torch.nn.LSTM` whose class was changed.
+    reverse = False
+    merge = "concat"
     cell = ""  # the options, as the operator takes them
     forget_bias = 0.0
     zoneout = 0.0, 0.0
@@ -113,27 +132,32 @@ class LSTM(torch.nn.RNNBase):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
+        reverse: bool = False,
+        merge: str = "concat",
         forget_bias: float = 0.0,
         **cell: Any,
     ) -> None:
         options = (num_layers, bias, batch_first, dropout, bidirectional, proj_size)
-        # The parameters of another cell take the places of those that torch makes.
-        super().__init__("LSTM", input_size, hidden_size, *options, "meta" if cell else device, dtype)
+        other = bool(cell) or (merge != "concat" and num_layers > 1)  # parameters than those that torch makes
+        super().__init__("LSTM", input_size, hidden_size, *options, "meta" if other else device, dtype)
+        directions.check(reverse, merge, bidirectional, num_layers)
         spec = spec_of(bias, proj_size, forget_bias, cell)
-        self.forget_bias = float(forget_bias)
-        if cell:
+        self.reverse, self.merge, self.forget_bias = reverse, merge, float(forget_bias)
+        if other:
             self._become(spec, device, dtype)
             self.reset_parameters()
         elif forget_bias:
             self._shift()
 
     def _become(self, spec: CellSpec, device: Any, dtype: torch.dtype | None) -> None:
-        """Take the parameters of another cell."""
+        """Take the parameters of another cell, or of layers whose directions are merged."""
         self.cell = _text(spec)
         self.zoneout, self.recurrent_dropout = spec.zoneout, spec.recurrent_dropout
         self.recurrent_dropout_mode = spec.recurrent_dropout_mode
+        above = directions.size(self.merge, 1 + bool(self.bidirectional), self.proj_size or self.hidden_size)
         for names in self._all_weights:
-            suffix, inputs = names[0].removeprefix("weight_ih"), getattr(self, names[0]).shape[1]
+            suffix = names[0].removeprefix("weight_ih")
+            inputs = self.input_size if suffix.startswith("_l0") else above
             for name in names:
                 delattr(self, name)
             shapes = parameter_shapes(spec, inputs, self.hidden_size)
@@ -162,6 +186,8 @@ class LSTM(torch.nn.RNNBase):
     def extra_repr(self) -> str:
         """The constructor's arguments."""
         options = [super().extra_repr()]
+        options += ["reverse=True"] if self.reverse else []
+        options += [f"merge={self.merge!r}"] if self.merge != "concat" else []
         options += [f"forget_bias={self.forget_bias}"] if self.forget_bias else []
         options += [f"{name}={value!r}" for name, value in (json.loads(self.cell) if self.cell else {}).items()]
         return ", ".join(options)
@@ -188,7 +214,8 @@ class LSTM(torch.nn.RNNBase):
         Returns
         -------
         y
-            (T, B, D*H), or as `input` is laid out.
+            (T, B, D*H), or as `input` is laid out; D*H is H where the directions are merged, and a pair is returned if
+            `merge` is `"none"`.
         (h_n, c_n)
             Shaped as `hx`; the state after each row's last step.
         """
@@ -225,13 +252,16 @@ class LSTM(torch.nn.RNNBase):
             else:
                 ends["reset"] = starts
         y, h_n, c_n = self._run(x, h_0, c_0, ends, batch_first)
-        if sizes is not None:
-            if back is not None:
-                h_n, c_n = h_n.index_select(1, back), c_n.index_select(1, back)
-            return PackedSequence(y, sizes, order, back), (h_n, c_n)
+        if back is not None:
+            h_n, c_n = h_n.index_select(1, back), c_n.index_select(1, back)
         if single:
-            y, h_n, c_n = y.squeeze(0 if batch_first else 1), h_n.squeeze(1), c_n.squeeze(1)
-        return y, (h_n, c_n)
+            h_n, c_n = h_n.squeeze(1), c_n.squeeze(1)
+        parts = y if isinstance(y, tuple) else (y,)
+        if sizes is not None:
+            parts = tuple(PackedSequence(part, sizes, order, back) for part in parts)
+        elif single:
+            parts = tuple(part.squeeze(0 if batch_first else 1) for part in parts)
+        return parts if isinstance(y, tuple) else parts[0], (h_n, c_n)
 
     def _given_reset(self, reset: Any, x: Tensor, single: bool) -> Tensor:
         """Where sequences begin anew, (T, B)."""
@@ -245,6 +275,8 @@ class LSTM(torch.nn.RNNBase):
 
     def _begun(self, starts: Tensor, h_0: Tensor, c_0: Tensor) -> State:
         """The states with which a step (1, B) begins, where some rows begin anew."""
+        if self.reverse:  # whose state begins after that step
+            return h_0, c_0
         kept = ~starts[0][:, None]
         if self.bidirectional:  # whose second direction ends there
             kept = torch.stack([kept, torch.ones_like(kept)]).repeat(self.num_layers, 1, 1)
@@ -265,7 +297,7 @@ class LSTM(torch.nn.RNNBase):
 
     def _run(
         self, x: Tensor, h_0: Tensor, c_0: Tensor, ends: dict[str, Tensor], batch_first: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Any, Tensor, Tensor]:
         """All layers; between them time comes first, so that dropout draws for the elements in torch's order."""
         L, D, hs, cs = self.num_layers, 2 if self.bidirectional else 1, [], []
         masked, masks = self.recurrent_dropout or self.zoneout != (0.0, 0.0), {}
@@ -277,8 +309,9 @@ class LSTM(torch.nn.RNNBase):
                 masks = self._masks(x, steps, h_0.shape[1])
             x, h, c = layer(
                 x, h, c, weights, **ends, **masks, x_first=batch_first and k == 0,
-                y_first=batch_first and k == L - 1, cell=self.cell, bias=self.bias,
+                y_first=batch_first and k == L - 1, reverse=self.reverse, cell=self.cell, bias=self.bias,
             )  # fmt: skip
+            x = x if self.merge == "concat" else _merged(self.merge, x)
             hs.append(h)
             cs.append(c)
             if self.training and self.dropout > 0 and k < L - 1:
@@ -289,13 +322,13 @@ class LSTM(torch.nn.RNNBase):
         """x, h_0 and c_0, or torch's errors."""
         dims = 3 if sizes is None else 2
         weight: Tensor = self.weight_ih_l0  # type: ignore[assignment]
-        (x,) = _autocast(weight, x)
+        (x,) = autocast(weight, x)
         if x.dtype != weight.dtype:
             raise ValueError(
                 f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
                 f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
             )
-        _require(input=x, weight_ih_l0=weight)
+        require(input=x, weight_ih_l0=weight)
         if x.dim() != dims:
             raise RuntimeError(f"input must have {dims} dimensions, got {x.dim()}")
         if x.size(-1) != self.input_size:
@@ -309,7 +342,7 @@ class LSTM(torch.nn.RNNBase):
         if hx is None:
             zeros = x.new_zeros(shapes[1])
             return x, x.new_zeros(shapes[0]) if self.proj_size else zeros, zeros
-        h_0, c_0 = _autocast(weight, hx[0], hx[1])
+        h_0, c_0 = autocast(weight, hx[0], hx[1])
         for i, (state, shape) in enumerate(zip((h_0, c_0), shapes, strict=True)):
             if tuple(state.shape) != shape:
                 raise RuntimeError(f"Expected hidden[{i}] size {shape}, got {list(state.shape)}")
@@ -317,68 +350,3 @@ class LSTM(torch.nn.RNNBase):
                 found = f"{state.dtype} on {state.device}"
                 raise RuntimeError(f"hidden[{i}] must be {x.dtype} on {x.device}, as input is, but is {found}")
         return x, h_0, c_0
-
-
-class LSTMCell(torch.nn.RNNCellBase):
-    """`torch.nn.LSTMCell`, computed by fastlstm: one step of one layer.
-
-    Parameters
-    ----------
-    input_size, hidden_size, bias, device, dtype
-        As for `torch.nn.LSTMCell`.
-
-    Raises
-    ------
-    NotImplementedError
-        As for `LSTM`.
-    ValueError, RuntimeError
-        As `torch.nn.LSTMCell` raises them.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
-
-    def forward(self, input: Tensor, hx: State | None = None) -> State:
-        """Run one step: (h, c), each (B, H), from x (B, I) and (h, c), zeros if None; without B for a single row."""
-        if input.dim() not in (1, 2):
-            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
-        for i, state in enumerate(hx or ()):
-            if state.dim() not in (1, 2):
-                raise ValueError(f"LSTMCell: Expected hx[{i}] to be 1D or 2D, got {state.dim()}D instead")
-        (x,) = _autocast(self.weight_ih, input)
-        if hx is None:
-            zeros = x.new_zeros((*x.shape[:-1], self.hidden_size))
-            hx = zeros, zeros
-        h, c = _autocast(self.weight_ih, *hx)
-        self._check(x, h, c)
-        B = 1 if x.dim() == 1 else len(x)
-        x_1 = x.reshape(1, B, self.input_size)
-        h_0, c_0 = (state.reshape(1, B, self.hidden_size) for state in (h, c))
-        weights = [self.weight_ih, self.weight_hh, *([self.bias_ih, self.bias_hh] if self.bias else [])]
-        _, h_n, c_n = layer(x_1, h_0, c_0, weights, bias=self.bias)
-        shape = (*x.shape[:-1], self.hidden_size)
-        return h_n.reshape(shape), c_n.reshape(shape)
-
-    def _check(self, x: Tensor, h: Tensor, c: Tensor) -> None:
-        """Raise torch's errors."""
-        if x.size(-1) != self.input_size:
-            raise RuntimeError(f"input has inconsistent input_size: got {x.size(-1)} expected {self.input_size}")
-        for i, state in enumerate((h, c)):
-            batch, expected = (t.size(0) if t.dim() == 2 else 1 for t in (state, x))
-            if state.size(-1) != self.hidden_size:
-                got = f"got {state.size(-1)}, expected {self.hidden_size}"
-                raise RuntimeError(f"hidden{i} has inconsistent hidden_size: {got}")
-            if batch != expected:
-                raise RuntimeError(f"Input batch size {expected} doesn't match hidden{i} batch size {batch}")
-        for name, tensor in (("input", x), ("hx[0]", h), ("hx[1]", c)):
-            if tensor.dtype != self.weight_ih.dtype:
-                dtype = self.weight_ih.dtype
-                raise RuntimeError(f"{name} must have the weights' dtype {dtype}, but has {tensor.dtype}")
-        _require(input=x, weight_ih=self.weight_ih)

@@ -1,4 +1,4 @@
-"""One LSTM layer as a PyTorch operator, `fastlstm::lstm_layer`, whose gradient is `fastlstm::lstm_layer_backward`.
+"""One LSTM layer as a PyTorch operator, `fastlstm::layer`, whose gradient is `fastlstm::layer_backward`.
 
 Both are registered with `torch.library`, so that `torch.compile`, `torch.export` and autograd see ordinary operators.
 """
@@ -22,10 +22,11 @@ _OPTIONS = len(Inputs._fields) - 1  # what an operator takes before the weights
 
 _INPUTS = (
     "Tensor x, Tensor h_0, Tensor c_0, Tensor? sizes, Tensor? lengths, Tensor? reset, Tensor? recurrent, "
-    "Tensor? zoneout_c, Tensor? zoneout_h, bool keep, bool x_first, bool y_first, str cell, bool bias, Tensor[] weights"
+    "Tensor? zoneout_c, Tensor? zoneout_h, bool keep, bool x_first, bool y_first, bool reverse, str cell, bool bias, "
+    "Tensor[] weights"
 )
 _layer = torch.library.custom_op(
-    "fastlstm::lstm_layer",
+    "fastlstm::layer",
     passes.forward,
     mutates_args=(),
     device_types="cpu",
@@ -34,7 +35,7 @@ _layer = torch.library.custom_op(
 # Graphs that torch keeps on disk hold calls of both operators: a change of either's arguments must change its name.
 # The second overwrites the tape, which nobody else sees: declared as a mutation, torch.compile would copy it first.
 _layer_backward = torch.library.custom_op(
-    "fastlstm::lstm_layer_backward",
+    "fastlstm::layer_backward",
     passes.backward,
     mutates_args=(),
     device_types="cpu",
@@ -60,7 +61,7 @@ def _differentiate(ctx: Any, *douts: Tensor | None) -> tuple[Any, ...]:
     dh_n = torch.zeros_like(call.h_0) if dh_n is None else dh_n
     dc_n = torch.zeros_like(call.c_0) if dc_n is None else dc_n
     inputs = (dy, dh_n, dc_n, *saved[:2], *call)
-    dx, dh_0, dc_0, *grads = _apply(torch.ops.fastlstm.lstm_layer_backward, _LayerBackward, passes.backward, inputs)
+    dx, dh_0, dc_0, *grads = _apply(torch.ops.fastlstm.layer_backward, _LayerBackward, passes.backward, inputs)
     return dx, dh_0, dc_0, *[None] * (_OPTIONS - 3), grads
 
 
@@ -151,6 +152,7 @@ def layer(
     zoneout_h: Tensor | None = None,
     x_first: bool = False,
     y_first: bool = False,
+    reverse: bool = False,
     cell: str = "",
     bias: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,6 +165,6 @@ def layer(
     """
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h_0, c_0, *weights))
     ends, masks = (sizes, lengths, reset), (recurrent, zoneout_c, zoneout_h)
-    inputs = (x, h_0, c_0, *ends, *masks, keep, x_first, y_first, cell, bias, weights)
-    y, h_n, c_n, *_ = _apply(torch.ops.fastlstm.lstm_layer, _Layer, passes.forward, inputs)
+    inputs = (x, h_0, c_0, *ends, *masks, keep, x_first, y_first, reverse, cell, bias, weights)
+    y, h_n, c_n, *_ = _apply(torch.ops.fastlstm.layer, _Layer, passes.forward, inputs)
     return y, h_n, c_n

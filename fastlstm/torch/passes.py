@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ class Inputs(NamedTuple):
     keep: bool  # whether the tape is kept for backward
     x_first: bool  # whether x has the batch first
     y_first: bool
+    reverse: bool  # whether a single direction runs from the last step to the first
     cell: str  # options of `CellSpec` that are not its defaults, as JSON, but bias and proj_size; empty if none are
     bias: bool
     weights: tuple[Tensor, ...]  # of each direction those that `parameter_shapes` names, in its order
@@ -53,9 +55,18 @@ class Inputs(NamedTuple):
 
     @property
     def simple(self) -> bool:
-        """Whether it is the plain cell in a dense batch of one direction."""
-        same = self.h_0.shape[2] == self.c_0.shape[2]
-        return not self.cell and same and len(self.h_0) == 1 and not self.ends
+        """Whether it is the plain cell in a dense batch that runs forward."""
+        return not self.other and self.directions == [False] and not self.ends
+
+    @property
+    def other(self) -> bool:
+        """Whether it is another cell than the plain one."""
+        return bool(self.cell) or self.recurrent is not None or self.h_0.shape[2] != self.c_0.shape[2]
+
+    @property
+    def directions(self) -> list[bool]:
+        """Of each direction whether it runs from the last step to the first."""
+        return [self.reverse] if self.h_0.shape[0] == 1 else [False, True]
 
     @property
     def y_shape(self) -> tuple[int, ...]:
@@ -98,6 +109,8 @@ _shapes = lru_cache(256)(parameter_shapes)
 def _check(call: Inputs) -> CellSpec:
     """Raise unless shapes and dtypes fit together: a pass goes by addresses alone."""
     I, (D, B, P), H, dtype = call.x.shape[-1], call.h_0.shape, call.c_0.shape[-1], call.x.dtype
+    if D > 2 or (D == 2 and call.reverse):
+        raise RuntimeError(f"h_0 must be of one direction, or of two that are not reverse, but is of {D}")
     if call.c_0.shape != (D, B, H) or {call.h_0.dtype, call.c_0.dtype} != {dtype}:
         found = " and ".join(f"{state.dtype} of {tuple(state.shape)}" for state in (call.h_0, call.c_0))
         raise RuntimeError(f"h_0 and c_0 must be {dtype} of the shapes (D, B, P) and (D, B, H), but are {found}")
@@ -154,7 +167,7 @@ def _layout(call: Inputs, x: np.ndarray) -> tuple[Layout, calls.Ragged | None]:
         if flags.dtype != np.bool_ or flags.shape != (layout.T, B):
             raise RuntimeError(f"reset must be bool of {(layout.T, B)}, but is {flags.dtype} of {flags.shape}")
         zeros = np.zeros((D, B, P), x.dtype), np.zeros((D, B, H), x.dtype)
-    ragged = ragged_of(layout, [False, True][:D], flags)
+    ragged = ragged_of(layout, call.directions, flags)
     if ragged is not None and zeros is not None:
         ragged = ragged._replace(h_reset=zeros[0], c_reset=zeros[1])
     return layout, ragged
@@ -200,8 +213,9 @@ def _pack(way: str, call: Inputs, spec: CellSpec, variant: Variant, weights: tup
 
 def _packs(way: str, call: Inputs, variant: Variant) -> list[Any]:
     """The packed weights of each direction, once all is known to fit."""
-    spec, each = _check(call), len(call.weights) // len(call.h_0)
-    return [_pack(way, call, spec, variant, call.weights[d * each :][:each]) for d in range(len(call.h_0))]
+    spec, D = _check(call), call.h_0.shape[0]  # a tensor's `len` takes microseconds
+    each = len(call.weights) // D
+    return [_pack(way, call, spec, variant, call.weights[d * each :][:each]) for d in range(D)]
 
 
 def _threads() -> int:
@@ -283,7 +297,7 @@ def _few_rows_backward(call: Inputs, dy: Tensor, dh_n: Tensor, dc_n: Tensor, tap
 def _widths(call: Inputs) -> list[int]:
     """Elements that a row of the tape takes for each field of `Taped`; 0: it is not kept."""
     P, H = call.h_0.shape[2], call.c_0.shape[2]
-    keeps = call.ends or call.cell or P != H
+    keeps = call.ends or call.other
     normed = options_of(call.cell).get("layer_norm")
     return [4 * H, H, P if keeps else 0, *([4 * H, 4 * H, MOMENTS] if normed else [0, 0, 0])]
 
@@ -294,16 +308,17 @@ def outputs(*inputs: Any) -> tuple[Tensor, ...]:
     new = call.x.new_empty
     N = call.x.shape[0] * (call.x.shape[1] if call.sizes is None else 1) if call.keep else 0
     y, h_n, c_n = new(call.y_shape), new(call.h_0.shape), new(call.c_0.shape)
-    return y, h_n, c_n, new((len(call.h_0), N * sum(_widths(call)))), new((1,), dtype=torch.int64)
+    return y, h_n, c_n, new((call.h_0.shape[0], N * sum(_widths(call)))), new((1,), dtype=torch.int64)
 
 
 def _taped(call: Inputs, tape: Tensor, rows: int, variant: Variant) -> list[calls.Taped]:
     """The tape of each direction, of so many rows."""
     widths, found, H = _widths(call), [], call.c_0.shape[2]
-    ends = [0, *np.cumsum(widths).tolist()]
+    ends = list(accumulate(widths, initial=0))
     for flat in tape.numpy():
-        parts = [flat[rows * a :][: rows * n].reshape(rows, n) for a, n in zip(ends, widths, strict=False)]
-        gates, cells, before, units_ih, units_hh, moments = parts
+        gates, cells, before, units_ih, units_hh, moments = [
+            flat[rows * a : rows * (a + n)].reshape(rows, n) if n else flat for a, n in zip(ends, widths, strict=False)
+        ]
         taped = calls.Taped(gates.reshape(rows, 4, H), cells)
         taped = taped._replace(inputs=before) if variant.keeps else taped
         if variant.normed:
@@ -322,7 +337,7 @@ def forward(*inputs: Any) -> tuple[Tensor, ...]:
         return made
     _, variant = _cell_of(call)
     packs, x = _packs("forward", call, variant), _view(call.x, call.x_first)
-    (layout, ragged), D, H = _layout(call, x), len(call.h_0), call.c_0.shape[2]
+    (layout, ragged), D, H = _layout(call, x), call.h_0.shape[0], call.c_0.shape[2]
     if ragged is not None:  # what takes no step keeps its state, and y is 0 there
         h_n.copy_(call.h_0.detach())
         c_n.copy_(call.c_0.detach())
@@ -338,7 +353,7 @@ def forward(*inputs: Any) -> tuple[Tensor, ...]:
     calls.forward(
         variant._replace(training=call.keep), plan, x, packs, _array(call.h_0), _array(call.c_0),
         _view(y, call.y_first), h_n.numpy(), c_n.numpy(),
-        _taped(call, tape, layout.size, variant) if call.keep else [], [False, True][:D], ragged, _masks(call, layout),
+        _taped(call, tape, layout.size, variant) if call.keep else [], call.directions, ragged, _masks(call, layout),
     )  # fmt: skip
     return made
 
@@ -362,7 +377,7 @@ def backward(dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, spent: Tensor
         return short
     spec, variant = _cell_of(call)
     packs, x = _packs("backward", call, variant), _view(call.x, call.x_first, even=True)
-    (layout, ragged), D, H = _layout(call, x), len(call.h_0), call.c_0.shape[2]
+    (layout, ragged), D, H = _layout(call, x), call.h_0.shape[0], call.c_0.shape[2]
     dh_0, dc_0 = (d.clone(memory_format=torch.contiguous_format) for d in (dh_n, dc_n))  # of rows without steps
     if layout.size == 0:
         return [torch.zeros_like(call.x), dh_0, dc_0, *map(torch.zeros_like, call.weights)]
@@ -373,7 +388,7 @@ def backward(dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, spent: Tensor
     grads = calls.backward(
         variant, spec, plan, x, packs, _taped(call, tape, layout.size, variant), _array(call.h_0), _array(call.c_0),
         _view(dy, call.y_first), _array(dh_n), _array(dc_n), [_view(dx, call.x_first) for dx in dxs],
-        dh_0.numpy(), dc_0.numpy(), [False, True][:D], ragged, _masks(call, layout),
+        dh_0.numpy(), dc_0.numpy(), call.directions, ragged, _masks(call, layout),
     )  # fmt: skip
     for dx in dxs[1:]:
         dxs[0] += dx

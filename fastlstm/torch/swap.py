@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fastlstm.torch.modules import LSTM, LSTMCell, State, why_not
+from fastlstm.torch.lstm_cell import LSTMCell
+from fastlstm.torch.modules import LSTM, State, why_not
 
 __all__ = ["Report", "accelerate"]
 
