@@ -1,6 +1,6 @@
 """How long a new process takes to its first result: medians of five, in seconds.
 
-    python benchmarks/start.py [--runs 5]
+    python benchmarks/start.py [--runs 5] [--only "cold, inference"]
 
 `cold` finds no kernel on disk and compiles what it needs; `warm` finds them all. PyTorch and onnxruntime beside, where
 they are installed. The case is lstm-bench's vad-sequence: B = 1, T = 512, I = H = 128.
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ARRAYS = "import numpy as np; x = np.zeros((512, 1, 128), np.float32); "
@@ -48,29 +49,36 @@ def main() -> None:
     """Print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
-    runs = parser.parse_args().runs
-
-    def show(name: str, times: list[float]) -> None:
-        print(f"{name:44} {statistics.median(times):6.2f}   ({min(times):.2f} to {max(times):.2f})", flush=True)
+    parser.add_argument("--only", default="", help="the lines whose names begin so")
+    given = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        show("python, and import numpy", [seconds("import numpy", folder) for _ in range(runs)])
-        show("import fastlstm", [seconds(IMPORT, folder) for _ in range(runs)])
+
+        def show(name: str, script: str, cache: Callable[[int], str] = lambda k: folder, *arguments: str) -> None:
+            if not name.startswith(given.only):
+                return
+            if name.startswith("warm"):
+                seconds(script, cache(0))
+            times = [seconds(script, cache(k), *arguments) for k in range(given.runs)]
+            print(f"{name:44} {statistics.median(times):6.2f}   ({min(times):.2f} to {max(times):.2f})", flush=True)
+
+        show("python, and import numpy", "import numpy")
+        show("import fastlstm", IMPORT)
         for name, script in (("inference", INFERENCE), ("inference and training", TRAINING)):
-            show(f"cold, {name}", [seconds(script, f"{folder}/{name}{k}") for k in range(runs)])
-            show(f"warm, {name}", [seconds(script, f"{folder}/{name}0") for _ in range(runs)])
+            show(f"cold, {name}", script, lambda k, name=name: f"{folder}/{name}{k}")
+            show(f"warm, {name}", script, lambda k, name=name: f"{folder}/{name}0")
             one = "import fastlstm; fastlstm.set_num_threads(1); " + script
-            show(f"warm, {name}, one thread", [seconds(one, f"{folder}/{name}0") for _ in range(runs)])
-        show("lstm-bench --help", [seconds(HELP, folder) for _ in range(runs)])
+            show(f"warm, {name}, one thread", one, lambda k, name=name: f"{folder}/{name}0")
+        show("lstm-bench --help", HELP)
         if importlib.util.find_spec("torch"):
-            show("PyTorch, inference", [seconds(TORCH, folder) for _ in range(runs)])
+            show("PyTorch, inference", TORCH)
         if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
             import fastlstm
             import fastlstm.onnx
 
             path = Path(folder, "lstm.onnx")
             fastlstm.onnx.export(fastlstm.LSTM(128, 128), path)
-            show("onnxruntime, inference", [seconds(ONNX, folder, str(path)) for _ in range(runs)])
+            show("onnxruntime, inference", ONNX, lambda k: folder, str(path))
 
 
 if __name__ == "__main__":
