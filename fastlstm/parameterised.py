@@ -168,8 +168,7 @@ class Parameterised:
         if known is not None and known[0] == mark:
             packed = known[1]
         else:
-            pack = packing.pack_forward if way == "forward" else packing.pack_backward
-            packed = pack(self.spec, self._variant, p)
+            packed = packing.WAYS[way](self.spec, self._variant, p)
         self._packed[way + suffix] = (mark, packed, settled)
         return packed
 

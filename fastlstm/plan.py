@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastlstm.simd.isa import PANEL, PRODUCT_ROWS, target
+from fastlstm.simd.isa import PANEL, PRODUCT_ROWS, multiplies_tiles, target
 
 L2 = 1 << 20  # bytes of the second cache that a plan counts on: what the smallest of today's server cores has
 REGION_US = 6.0  # microseconds of entering a parallel region
@@ -16,6 +16,9 @@ BARRIER_US = 0.3
 # core loses milliseconds.
 MEETING_US = 150.0
 GFLOPS = 100.0  # what one core is taken to do, to weigh work against a region or a barrier
+PIECE_UNITS = (
+    64  # hidden units from which on backward multiplies in the matrix unit; below, to split numbers takes longer
+)
 FEW_ROWS = 12  # up to so many rows W x is computed for a chunk of steps beforehand
 
 
@@ -26,6 +29,7 @@ class Plan(NamedTuple):
     by_units: bool  # threads split hidden units, and meet once a step, rather than rows
     chunk: int  # steps whose W x (forward) or dW, dx (backward) are computed at once; 0: with each step
     reason: str
+    in_pieces: bool  # whether the matrix unit multiplies (`simd.amx`)
     expected_us: float  # microseconds that the model expects of it, where a core does `GFLOPS`
 
     def explain(self) -> str:
@@ -35,7 +39,8 @@ class Plan(NamedTuple):
             if self.parts == 1
             else f"{self.parts} threads split {'units' if self.by_units else 'rows'}"
         )
-        return f"{cut}; chunk of {self.chunk} steps; {self.reason}"
+        unit = "; products in the matrix unit" if self.in_pieces else ""
+        return f"{cut}; chunk of {self.chunk} steps; {self.reason}{unit}"
 
 
 def _share(
@@ -79,7 +84,7 @@ def plan_forward(
     if uniform and (by_units or parts == 1) and B <= FEW_ROWS and T > 1:
         room = L2 // 4 // (16 * vectors * lanes // 4 * item * B)
         chunk = max(1, min(T, room, -(-96 // B)))
-    return Plan(parts, by_units, chunk, reason, us)
+    return Plan(parts, by_units, chunk, reason, False, us)
 
 
 @lru_cache(maxsize=256)
@@ -91,4 +96,5 @@ def plan_backward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, w
     parts, by_units, reason, us = _share(
         B, H, flops * D, threads, D, 1 if whole else vectors, 4 * H * H * item, T, meet=True
     )
-    return Plan(parts, by_units, max(1, min(T, PRODUCT_ROWS // max(B, 1))), reason, us)
+    in_pieces = np.dtype(dtype) == np.float32 and H >= PIECE_UNITS and multiplies_tiles()
+    return Plan(parts, by_units, max(1, min(T, PRODUCT_ROWS // max(B, 1))), reason, in_pieces, us)

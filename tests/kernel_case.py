@@ -6,7 +6,10 @@ import numba
 import numpy as np
 
 from fastlstm.kernels.gemm import gemm
+from fastlstm.kernels.pieces import hold, multiply, pack_pieces, panel_at, split_rows, split_transposed
 from fastlstm.runtime.linking import WHOLE
+from fastlstm.simd.amx import release
+from fastlstm.simd.atomic import flush_denormals, restore_mode
 from fastlstm.simd.exact import exact_tile, to_planes
 from fastlstm.simd.math import sigmoid_below, tanh_ratio
 from fastlstm.simd.tile import lying_tile, tile
@@ -158,3 +161,25 @@ def run_gemm(v, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start
         pointer(c, v),
         c_row,
     )
+
+
+@compiled
+def run_pieces(
+    v, transposed, rows, vectors, depth, a, a_row, b, start, start_row, c, c_row, a_pieces, b_pieces, scratch
+):
+    """A product in the matrix unit, of a B of one panel."""
+    a, b = pointer(a, v), pointer(b, v)
+    columns = vectors * lanes(v)
+    mode = flush_denormals()
+    if transposed:
+        fits = split_transposed(rows, depth, a, a_row, a_pieces, scratch)
+    else:
+        fits = split_rows(rows, depth, a, a_row, a_pieces)
+    pack_pieces(depth, columns, b, b_pieces)
+    at = panel_at(b_pieces, depth, 0)
+    multiply(
+        fits, hold(b_pieces), rows, vectors, depth, a, a_row, a_pieces, b, at, pointer(start, v), start_row,
+        pointer(c, v), c_row,
+    )  # fmt: skip
+    release()
+    restore_mode(mode)

@@ -20,6 +20,7 @@ CASES = [
     LayerCase(T=40, B=19, I=65, H=129, dtype="float64"),
     LayerCase(T=150, B=4, I=2, H=31, layers=2, bidirectional=True, batch_first=True),
     LayerCase(T=300, B=8, I=64, H=96),
+    LayerCase(T=40, B=37, I=30, H=70),
 ]
 # (parts, by_units, chunk of the forward pass, chunk of the backward pass)
 CUTS = {

@@ -13,6 +13,7 @@ product with dG_{t+1}; so dW runs one step behind. Others keep the h that went i
 from __future__ import annotations
 
 from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm
+from fastlstm.kernels.pieces import hold, multiply, panel_at, row_bytes, split_rows
 from fastlstm.passes.backward_step import initial_state, step_by_panel
 from fastlstm.passes.backward_whole import step_by_row
 from fastlstm.passes.forward import block_rows
@@ -29,9 +30,11 @@ from fastlstm.passes.weight_gradient import (
 )
 from fastlstm.runtime.jit import choose, inline, kernel, read, word
 from fastlstm.runtime.memory import LINE
+from fastlstm.simd.amx import release
 from fastlstm.simd.atomic import barrier, called_off, flush_denormals, rendezvous, restore_mode
+from fastlstm.simd.isa import PIECE_DEPTH, PIECE_ROWS
 from fastlstm.simd.tile import PANEL
-from fastlstm.simd.vector import lanes, load, pointer, splat, store
+from fastlstm.simd.vector import address, lanes, load, pointer, splat, store
 
 
 def step(
@@ -64,38 +67,77 @@ def _step(v):
 
 
 @kernel
+def write_dx(v, frame, t, row, rows, column, width, z, z_row):
+    """Some rows of dx, from a column on, to where the caller has them; the first one is `row` of those that begin with
+    step t.
+    """
+    f = read(frame, Backward)
+    count, base = lanes(z), first(v, f, t)
+    for k in range(row, row + rows):
+        if v.ragged:
+            while first(v, f, t + 1) <= base + k:
+                t += 1
+            here = base + k - first(v, f, t)
+            if f.dx_packed:
+                to = (base + k) * f.dx_row
+            else:
+                to = t * f.dx_step + word(f.order, here) * f.dx_row
+        else:
+            to = (t + k // f.B) * f.dx_step + k % f.B * f.dx_row
+        dx = pointer(f.dx, v) + (to + column)
+        for u in range(0, width, count):
+            store(dx + u, load(z + ((k - row) * z_row + u)), f.I - column - u)
+
+
+@inline
+def dg_of_x(v, f, base, row):
+    """dG of a row of the tape as it goes to W x."""
+    return pointer(f.du, v) + row * 4 * f.H if v.normed else pointer(f.gates, v) + (base + row) * 4 * f.H
+
+
+@kernel
 def input_gradient(v, frame, t, row, row_end, scratch):
     """dx = dG W_ih for the rows row .. row_end of the tape, counted from where step t begins."""
     f = read(frame, Backward)
-    count = lanes(scratch)
+    count, K = lanes(scratch), 4 * f.H
     z = scratch + ZEROS * count
-    base = first(v, f, t)
     blocks = (row_end - row + BLOCK_ROWS - 1) // BLOCK_ROWS
     for block in range(blocks):
         r = row + cut(row_end - row, blocks, block)
         rows = row + cut(row_end - row, blocks, block + 1) - r
-        while v.ragged and first(v, f, t + 1) <= base + r:
-            t += 1
-        dg = pointer(f.du, v) + r * 4 * f.H if v.normed else pointer(f.gates, v) + (base + r) * 4 * f.H
+        dg = dg_of_x(v, f, first(v, f, t), r)
         for column in range(0, f.I, PANEL * count):
-            vectors = vectors_of(f.I, column, count, 1)
-            z_row = vectors * count
-            w = pointer(f.w_ih, v) + 4 * f.H * column
-            gemm(rows, vectors, 4 * f.H, dg, 4 * f.H, NEXT, w, SAME, scratch, SAME, z, z_row)
-            here = t
-            for k in range(r, r + rows):
-                if v.ragged:
-                    while first(v, f, here + 1) <= base + k:
-                        here += 1
-                    if f.dx_packed:
-                        to = (base + k) * f.dx_row
-                    else:
-                        to = here * f.dx_step + word(f.order, base + k - first(v, f, here)) * f.dx_row
-                else:
-                    to = (t + k // f.B) * f.dx_step + k % f.B * f.dx_row
-                dx = pointer(f.dx, v) + (to + column)
-                for u in range(0, z_row, count):
-                    store(dx + u, load(z + ((k - r) * z_row + u)), f.I - column - u)
+            width = vectors_of(f.I, column, count, 1) * count
+            w = pointer(f.w_ih, v) + K * column
+            gemm(rows, width // count, K, dg, K, NEXT, w, SAME, scratch, SAME, z, width)
+            write_dx(v, frame, t, r, rows, column, width, z, width)
+
+
+@kernel
+def input_gradient_in_pieces(v, frame, t, row, row_end, scratch):
+    """The same in the matrix unit: for more rows at once, since W is larger in pieces and may come from L3, and by
+    parts of k, so that the pieces of dG stay in L2.
+    """
+    f = read(frame, Backward)
+    count, K = lanes(scratch), 4 * f.H
+    z, z_row = scratch + ZEROS * count, (f.I + count - 1) // count * count
+    for r in range(row, row_end, PIECE_ROWS):
+        rows = min(PIECE_ROWS, row_end - r)
+        pieces = address(z + rows * z_row)
+        for k in range(0, K, PIECE_DEPTH):
+            depth, dg = min(PIECE_DEPTH, K - k), dg_of_x(v, f, first(v, f, t), r) + k
+            fits = split_rows(rows, depth, dg, K, pieces)
+            for column in range(0, f.I, PANEL * count):
+                vectors = vectors_of(f.I, column, count, 1)
+                w = pointer(f.w_ih, v) + (K * column + k * vectors * count)
+                w_pieces = panel_at(f.pieces_ih, K, column) + vectors * row_bytes(k)
+                to = z + column
+                start, start_row = (scratch, SAME) if k == 0 else (to, z_row)
+                multiply(
+                    fits, hold(f.pieces_ih), rows, vectors, depth, dg, K, pieces, w, w_pieces,
+                    start, start_row, to, z_row,
+                )  # fmt: skip
+        write_dx(v, frame, t, r, rows, 0, z_row, z, z_row)
 
 
 @inline
@@ -172,7 +214,10 @@ def backward(v, part, frame):
                     initial_state(v, frame, lot, panel, panel_end, r, here, t, dg_after, scratch)
         arrivals = meet(f, arrivals)
         share, share_end = cut(chunk_rows, f.parts, part), cut(chunk_rows, f.parts, part + 1)
-        input_gradient(v, frame, lowest, share, share_end, scratch)
+        if v.amx:
+            input_gradient_in_pieces(v, frame, lowest, share, share_end, scratch)
+        else:
+            input_gradient(v, frame, lowest, share, share_end, scratch)
         if v.keeps:
             h = pointer(f.inputs, v) + base * f.P
             weight_gradient(v, frame, column, column_end, base, chunk_rows, h, f.P, scratch)
@@ -194,4 +239,6 @@ def backward(v, part, frame):
         t = f.T - 1 if f.reverse else 0
         weight_gradient(v, frame, column, column_end, t * f.B, f.B, pointer(f.h_0, v), f.P, scratch)
     unpack(v, frame, column, column_end)
+    if v.amx:
+        release()
     restore_mode(mode)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from fastlstm.kernels.gates import inner, memory_bwd, output_bwd
-from fastlstm.kernels.gemm import NEXT, SAME, gemm, panels_at_once
+from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, gemm, panels_at_once
+from fastlstm.kernels.pieces import hold, multiply, panel_at, split_rows
 from fastlstm.passes.frames import ZEROS, Backward
 from fastlstm.passes.rows import at, load_gates, place, reset_at, store_gates, taped
 from fastlstm.passes.weight_gradient import vectors_of
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.tile import PANEL
-from fastlstm.simd.vector import lanes, load, pointer, splat, store
+from fastlstm.simd.vector import address, lanes, load, pointer, splat, store
+
+# Rows of a batch from which on the matrix unit computes dh: for fewer its tiles are mostly empty, and W_hh is larger in
+# pieces.
+TILED_ROWS = 12
 
 
 @inline
@@ -123,6 +128,27 @@ def fitting(f, at_once, panel, last, count):
     return at_once
 
 
+@inline
+def pieces_of_dg(scratch):
+    """Where the pieces of dG of a block of rows lie: behind zeros and z."""
+    return address(scratch + (ZEROS + BLOCK_ROWS * PANEL) * lanes(scratch))
+
+
+@kernel
+def state_gradient(v, frame, fits, rows, unit, vectors, dg, scratch, z, z_row):
+    """z = dG W_hh for some rows of dG, split before, and so many vectors of units."""
+    f = read(frame, Backward)
+    K, w = 4 * f.H, pointer(f.w_hh, v) + 4 * f.H * unit
+    if v.amx and f.B >= TILED_ROWS:
+        w_pieces = panel_at(f.pieces_hh, K, unit)
+        multiply(
+            fits, hold(f.pieces_hh), rows, vectors, K, dg, f.dg_row, pieces_of_dg(scratch), w, w_pieces,
+            scratch, SAME, z, z_row,
+        )  # fmt: skip
+    else:
+        gemm(rows, vectors, K, dg, f.dg_row, NEXT, w, K * PANEL * lanes(z), scratch, SAME, z, z_row)
+
+
 @kernel
 def step_by_panel(
     v,
@@ -150,15 +176,16 @@ def step_by_panel(
     unit_first, unit_end = panel * PANEL * count, min(last * PANEL * count, f.H)
     at_once = panels_at_once(rows, last - panel)
     here = min(max(known - (row - lot.row), 0), rows)  # rows that took the step after too
+    dg, fits = dg_before + row * f.dg_row, False
+    if v.amx and f.B >= TILED_ROWS:
+        at_once, fits = 1, split_rows(here, 4 * f.H, dg, f.dg_row, pieces_of_dg(scratch))
     while panel < last:
         at_once = fitting(f, at_once, panel, last, count)
         unit = panel * PANEL * count
         vectors = vectors_of(f.H, unit, count, at_once)
         z_row = vectors * count
         if here > 0:
-            w, a = pointer(f.w_hh, v) + 4 * f.H * unit, dg_before + row * f.dg_row
-            w_panel = 4 * f.H * PANEL * count
-            gemm(here, vectors, 4 * f.H, a, f.dg_row, NEXT, w, w_panel, scratch, SAME, z, z_row)
+            state_gradient(v, frame, fits, here, unit, vectors, dg, scratch, z, z_row)
         for r in range(rows):
             for u in range(0, vectors * count, count):
                 update(
@@ -176,11 +203,12 @@ def initial_state(v, frame, lot, panel, last, row, rows, t, dg, scratch):
     f = read(frame, Backward)
     count = lanes(scratch)
     z = scratch + ZEROS * count
+    dg = dg + row * f.dg_row
+    fits = v.amx and f.B >= TILED_ROWS and split_rows(rows, 4 * f.H, dg, f.dg_row, pieces_of_dg(scratch))
     for unit in range(panel * PANEL * count, min(last * PANEL * count, f.P), PANEL * count):
         vectors = vectors_of(f.P, unit, count, 1)
         z_row = vectors * count
-        w = pointer(f.w_hh, v) + 4 * f.H * unit
-        gemm(rows, vectors, 4 * f.H, dg + row * f.dg_row, f.dg_row, NEXT, w, SAME, scratch, SAME, z, z_row)
+        state_gradient(v, frame, fits, rows, unit, vectors, dg, scratch, z, z_row)
         for r in range(row, row + rows):
             to = place(v, f, lot, r) * f.P
             for u in range(unit, unit + z_row, count):

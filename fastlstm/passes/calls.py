@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.cell import CellSpec
-from fastlstm.passes.frames import MEANS, MOMENTS, ZEROS, Backward, Forward, block_elements
+from fastlstm.passes.frames import MEANS, MOMENTS, ZEROS, Backward, Forward, block_elements, piece_elements, piece_steps
 from fastlstm.passes.packing import Gradients, Transposed, Weights, frame_of, padded, zeros
 from fastlstm.plan import GFLOPS, Plan
 from fastlstm.runtime import reuse
@@ -17,7 +17,7 @@ from fastlstm.runtime.memory import LINE, address, pool
 from fastlstm.runtime.threads import alone, fan_out, get_num_threads, patiently
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
-from fastlstm.simd.isa import PANEL, PRODUCT_COLUMNS, PRODUCT_ROWS, target
+from fastlstm.simd.isa import PANEL, PIECE_DEPTH, PIECE_ROWS, PRODUCT_COLUMNS, PRODUCT_ROWS, target
 
 LONG_S = 0.1  # seconds that a call is expected to take from which on Ctrl-C must be able to end it
 PAD = 16  # elements between the rows of workspace, so that rows of 4 KiB do not fall on the same lines of L1
@@ -243,6 +243,20 @@ def forward(
     pool.give(space)
 
 
+def _piece_room(variant: Variant, columns: int, I: int, H: int, N: int, lanes: int) -> int:
+    """Elements of a part's scratch for pieces: of dG of a step's block of rows, behind its z; of the rows for dx,
+    behind theirs; or, for dW, of a panel of dG, a tile and columns of [x, h].
+    """
+    block, panels = target().block_rows, 2 if variant.normed else 1
+    step = block * PANEL * lanes + piece_elements(piece_steps(4 * H), block)
+    rows = min(PIECE_ROWS, N)
+    dx = rows * -(-I // lanes) * lanes + piece_elements(piece_steps(min(PIECE_DEPTH, 4 * H)), rows)
+    deep = piece_steps(PRODUCT_ROWS)
+    packed = panels * (PRODUCT_ROWS * PANEL * lanes + piece_elements(deep, PANEL * lanes))
+    dw = packed + piece_elements(1, lanes) + piece_elements(piece_steps(min(PRODUCT_ROWS, N)), columns + 2 * lanes)
+    return max(step, dx, dw)
+
+
 @lru_cache(maxsize=64)
 def _backward_room(
     variant: Variant, plan: Plan, N: int, B: int, I: int, H: int, P: int, dtype: np.dtype
@@ -256,6 +270,8 @@ def _backward_room(
     columns = I + P if variant.normed else min(I + P, PRODUCT_COLUMNS)
     block = (2 if variant.normed else 1) * PRODUCT_ROWS * PANEL * lanes + padded(columns * min(PRODUCT_ROWS, N), dtype)
     block = max(block, target().block_rows * PANEL * lanes)
+    if variant.amx:
+        block = max(_piece_room(variant, columns, I, H, N, lanes), block)
     if whole:
         block = max(block, target().whole_rows * (h_row + 2 * c_row) + c_row)
     scratch = ZEROS * lanes + block
@@ -307,6 +323,7 @@ def backward(
     """
     (T, B), I, (D, _, P), H, dtype = _shape(x, ragged), x.shape[-1], h_0.shape, c_0.shape[2], x.dtype
     N = T * B if ragged is None else ragged.size
+    variant = variant._replace(amx=plan.in_pieces)
     rows, places, each = _backward_room(variant, plan, N, B, I, H, P, dtype)
     space = pool.take(D * each, dtype)
     meeting = _Meeting(D, plan.parts, 16.0 * D * H * (I + H) * T * B)

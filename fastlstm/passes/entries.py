@@ -7,12 +7,14 @@ from __future__ import annotations
 from fastlstm.kernels.gates import open_gates as _open_gates
 from fastlstm.kernels.gemm import SAME
 from fastlstm.kernels.pack import pack_bias, pack_columns, pack_gates
+from fastlstm.kernels.pieces import pack_pieces as _pack_pieces
 from fastlstm.passes import backward as _backward
 from fastlstm.passes import forward as _forward
 from fastlstm.passes import step as _step
-from fastlstm.passes.frames import Digest, Forward, OpenGates, PackColumns, PackForward
+from fastlstm.passes.frames import Digest, Forward, OpenGates, PackColumns, PackForward, PackPieces
 from fastlstm.runtime.jit import read
 from fastlstm.runtime.variant import Variant
+from fastlstm.simd.atomic import flush_denormals, restore_mode
 from fastlstm.simd.digest import absorb
 from fastlstm.simd.vector import pointer
 
@@ -64,6 +66,16 @@ def pack_backward(variant: Variant):
     def worker(part, frame):
         f = read(frame, PackColumns)
         pack_columns(pointer(f.w, variant), f.K, f.N, f.N, pointer(f.packed, variant))
+
+    return worker
+
+
+def pack_pieces(variant: Variant):
+    def worker(part, frame):
+        f = read(frame, PackPieces)
+        mode = flush_denormals()
+        _pack_pieces(f.K, f.N, pointer(f.packed, variant), f.pieces)
+        restore_mode(mode)
 
     return worker
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fastlstm.runtime.variant import Variant
-from fastlstm.simd.isa import DEPTH, PANEL, target
+from fastlstm.simd.isa import DEPTH, LINE, PANEL, PIECES, SIDE, STEP, TILE, target
 
 ZEROS = 4 * PANEL  # vectors of zeros at the head of each part's scratch: the start of sums, as wide as the widest tile
 ROWS = 32  # T * B up to which weights are read where they lie
@@ -115,6 +115,8 @@ class Backward(NamedTuple):
     dc_n: int  # (B, H)
     w_hh: int  # packed columns: K = 4H, N = P
     w_ih: int  # packed columns: K = 4H, N = I
+    pieces_hh: int  # amx: the same, each a line that tells whether they hold, then [panel][step][vector][piece]
+    pieces_ih: int
     dx: int  # (T, B, I), last axis contiguous
     dx_step: int
     dx_row: int
@@ -204,6 +206,15 @@ class PackColumns(NamedTuple):
     packed: int
 
 
+class PackPieces(NamedTuple):
+    """Arguments of splitting packed columns."""
+
+    K: int
+    N: int  # columns, in whole vectors
+    packed: int
+    pieces: int
+
+
 class OpenGates(NamedTuple):
     """Arguments of making gates of what a tape keeps of them."""
 
@@ -273,6 +284,16 @@ class StepBackward(NamedTuple):
     dw_ih: int  # (4H, I)
     dw_hh: int  # (4H, H)
     db: int  # (4H,)
+
+
+def piece_steps(depth: int) -> int:
+    """Steps of the matrix unit for so many k."""
+    return -(-depth // STEP)
+
+
+def piece_elements(steps: int, columns: int) -> int:
+    """Elements of the pieces of so many columns, or rows, in whole tiles, and of the line before them."""
+    return (LINE + steps * -(-columns // SIDE) * PIECES * TILE) // 4
 
 
 def block_elements(variant: Variant, H: int, P: int, c_row: int, lanes: int) -> int:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.cell import CellSpec
-from fastlstm.passes.frames import ZEROS, Digest, PackColumns, PackForward
+from fastlstm.passes.frames import ZEROS, Digest, PackColumns, PackForward, PackPieces, piece_elements, piece_steps
 from fastlstm.rounding import Rounded
 from fastlstm.runtime.memory import address, aligned
 from fastlstm.runtime.variant import Function, Variant
@@ -43,6 +43,8 @@ class Transposed(NamedTuple):
 
     w_hh: np.ndarray
     w_ih: np.ndarray
+    pieces_hh: np.ndarray | None = None
+    pieces_ih: np.ndarray | None = None
     peep: np.ndarray | None = None
     w_ch: np.ndarray | None = None
     w_ch_new: np.ndarray | None = None
@@ -151,6 +153,15 @@ def _columns(variant: Variant, w: np.ndarray) -> np.ndarray:
     return packed
 
 
+def _pieces(packed: np.ndarray, depth: int) -> np.ndarray:
+    """Packed columns of so many k in pieces, behind a line that tells whether all numbers could be split."""
+    columns = packed.size // depth
+    pieces = aligned(piece_elements(piece_steps(depth), columns), packed.dtype)
+    frame = frame_of(PackPieces(depth, columns, address(packed), address(pieces)))
+    worker("pack_pieces", Variant(packed.dtype.name)).run(0, address(frame))
+    return pieces
+
+
 def _peepholes(spec: CellSpec, p: Params) -> tuple[np.ndarray, np.ndarray]:
     """weight_ch as (4H, ...): of the gates that see the c before, and of an output gate that sees the new one."""
     whole = _all_gates(p["weight_ch"], spec.peephole_gates)
@@ -243,6 +254,16 @@ def pack_backward(spec: CellSpec, variant: Variant, p: Params) -> Transposed:
             shift_c=p["bias_ln_c"].copy() if spec.bias else np.zeros(H, dtype),
         )
     return packed
+
+
+def pack_pieces(spec: CellSpec, variant: Variant, p: Params) -> Transposed:
+    """As `pack_backward`, and both matrices in pieces for the matrix unit."""
+    packed = pack_backward(spec, variant, p)
+    depth = packed.w_hh.size // padded(p["weight_hh"].shape[1], packed.w_hh.dtype)
+    return packed._replace(pieces_hh=_pieces(packed.w_hh, depth), pieces_ih=_pieces(packed.w_ih, depth))
+
+
+WAYS = {"forward": pack_forward, "backward": pack_backward, "pieces": pack_pieces}
 
 
 class Gradients:

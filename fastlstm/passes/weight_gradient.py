@@ -5,13 +5,14 @@ threads so that the order of every sum is the same at any thread count.
 from __future__ import annotations
 
 from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, pack_strips
+from fastlstm.kernels.pieces import matrix_gemm, row_bytes, split_columns, split_transposed
 from fastlstm.passes.denormalise import pack_denormalised
 from fastlstm.passes.frames import ZEROS, Backward
 from fastlstm.runtime.jit import inline, kernel, read
-from fastlstm.simd.isa import PRODUCT_COLUMNS, PRODUCT_ROWS
+from fastlstm.simd.isa import PRODUCT_COLUMNS, PRODUCT_ROWS, SIDE
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.transpose import transpose
-from fastlstm.simd.vector import fma, lanes, load, pointer, splat, store
+from fastlstm.simd.vector import address, fma, lanes, load, pointer, splat, store
 
 PANELS_TO_PACK = 6  # panels of dW in a part from which on packing [x, h] pays
 SQUARES = 4  # squares of a vector's lanes side by side that dW is turned over by
@@ -154,6 +155,54 @@ def product(v, frame, first, last, row, done, depth, h, h_row, begin, end, scrat
 
 
 @kernel
+def product_in_pieces(v, frame, first, last, row, done, depth, h, h_row, begin, end, scratch):
+    """The same in the matrix unit; in registers what cannot be split."""
+    f = read(frame, Backward)
+    count, columns = lanes(scratch), 4 * f.H
+    packed = scratch + ZEROS * count
+    packed_hh, above = packed, packed + PRODUCT_ROWS * PANEL * count
+    panel_ih = panel_hh = address(above)
+    if v.normed:
+        packed_hh = above
+        panel_ih = address(above + PRODUCT_ROWS * PANEL * count)
+        panel_hh = panel_ih + PANEL * row_bytes(PRODUCT_ROWS)
+    tile = panel_hh + PANEL * row_bytes(PRODUCT_ROWS)
+    x_columns = max(min(end, f.I) - begin, 0)
+    h_columns = end - begin - x_columns
+    x, from_h = pointer(f.x, v) + (row * f.x_row + begin), h + max(begin - f.I, 0)
+    x_strips = tile + row_bytes(1)
+    h_strips = x_strips + (x_columns + SIDE - 1) // SIDE * row_bytes(depth)
+    x_fits = split_transposed(x_columns, depth, x, f.x_row, x_strips, tile)
+    h_fits = split_transposed(h_columns, depth, from_h, h_row, h_strips, tile)
+    if not (x_fits and h_fits):
+        product(v, frame, first, last, row, done, depth, h, h_row, begin, end, scratch)
+        return
+    dg, db = pointer(f.gates, v) + row * columns, pointer(f.db, v)
+    for panel in range(first, last):
+        column = panel * PANEL * count
+        vectors = vectors_of(columns, column, count, 1)
+        width = vectors * count
+        dw = pointer(f.dw, v) + (begin * f.dw_row + column)
+        dw_hh = dw + x_columns * f.dw_row
+        if v.normed:
+            pack_denormalised(v, frame, row, done, depth, column, width, packed, packed_hh)
+            fits_ih = split_columns(depth, vectors, width, packed, width, panel_ih)
+            fits_hh = split_columns(depth, vectors, width, packed_hh, width, panel_hh)
+            if not (fits_ih and fits_hh):
+                accumulate(x_columns, vectors, depth, x, f.x_row, packed, dw, f.dw_row)
+                accumulate(h_columns, vectors, depth, from_h, h_row, packed_hh, dw_hh, f.dw_row)
+                continue
+        else:
+            if not split_columns(depth, vectors, columns - column, dg + column, columns, panel_ih):
+                product(v, frame, panel, panel + 1, row, done, depth, h, h_row, begin, end, scratch)
+                continue
+            if begin == 0:
+                add_rows(dg + column, columns, depth, min(columns - column, width), db + column)
+        matrix_gemm(x_columns, vectors, depth, x_strips, panel_ih, dw, f.dw_row, dw, f.dw_row)
+        matrix_gemm(h_columns, vectors, depth, h_strips, panel_hh, dw_hh, f.dw_row, dw_hh, f.dw_row)
+
+
+@kernel
 def weight_gradient(v, frame, first, last, row, rows, h, h_row, scratch):
     """dW += [x, h]^T dG and db += sum of dG over so many rows of the tape from `row` on, for the panels first .. last
     of the 4H columns; h holds h of the step before each.
@@ -167,7 +216,11 @@ def weight_gradient(v, frame, first, last, row, rows, h, h_row, scratch):
         depth = min(PRODUCT_ROWS, rows - k)
         for group in range(groups):
             begin, end = cut(f.I + f.P, groups, group), cut(f.I + f.P, groups, group + 1)
-            product(v, frame, first, last, row + k, k, depth, h + k * h_row, h_row, begin, end, scratch)
+            here = h + k * h_row
+            if v.amx:
+                product_in_pieces(v, frame, first, last, row + k, k, depth, here, h_row, begin, end, scratch)
+            else:
+                product(v, frame, first, last, row + k, k, depth, here, h_row, begin, end, scratch)
 
 
 @kernel

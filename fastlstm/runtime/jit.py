@@ -120,6 +120,17 @@ def word(typingctx, address, index):
 
 
 @intrinsic
+def set_word(typingctx, address, value):
+    """Write an int64 word at an address."""
+
+    def codegen(context, builder, sig, args):
+        builder.store(args[1], builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
+        return context.get_dummy_value()
+
+    return types.none(types.intp, types.int64), codegen
+
+
+@intrinsic
 def flag(typingctx, address, index):
     """Whether byte number `index` at an address is other than 0."""
 

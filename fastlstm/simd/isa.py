@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.runtime.machine import processor
+from fastlstm.runtime.permission import may_use_tiles
 
 PANEL = 4  # vectors of one k side by side in a packed panel: the four gates of one vector of units
 # Steps of k per block: a block of a panel (24 KiB on AVX-512) stays in L1 while all rows pass over it. Fewer steps
@@ -19,6 +20,10 @@ PANEL = 4  # vectors of one k side by side in a packed panel: the four gates of 
 DEPTH = 96
 PRODUCT_ROWS = 512  # rows of x and h to one product for dW: dW is loaded and stored once for so many
 PRODUCT_COLUMNS = 512  # columns of [x, h] to one product for dW: so many by PRODUCT_ROWS leave room in L2
+# The matrix unit (`simd.amx`): rows of a tile of A and C, columns of one of B and C; steps of k of one instruction;
+# bfloat16 that make a float32; bytes of a tile, and of its rows.
+SIDE, STEP, PIECES, TILE, LINE = 16, 32, 3, 1024, 64
+PIECE_ROWS, PIECE_DEPTH = 256, 512  # rows and steps of k of A whose pieces stay in L2 while all panels of B pass
 STREAMS = 8  # registers of running hashes that a digest keeps
 
 
@@ -77,6 +82,13 @@ def classify(triple: str, cpu: str, features: str) -> Target:
 def multiplies_bytes() -> bool:
     """Whether the target adds up products of bytes in one instruction (AVX-512's VNNI)."""
     return target().name == "avx512" and "+avx512vnni" in processor()[2].split(",")
+
+
+@cache
+def multiplies_tiles() -> bool:
+    """Whether the target multiplies tiles of bfloat16 (AMX), and this process may use them."""
+    has = {"+amx-tile", "+amx-bf16"} <= set(processor()[2].split(","))
+    return target().name == "avx512" and has and may_use_tiles()
 
 
 @cache

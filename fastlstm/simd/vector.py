@@ -75,6 +75,12 @@ def pointer(typingctx, address, like):
     return result(types.intp, like), codegen
 
 
+@intrinsic
+def address(typingctx, p):
+    """The address that a pointer holds."""
+    return types.intp(p), lambda context, builder, sig, args: builder.ptrtoint(args[0], I64)
+
+
 @infer_global(operator.add)
 class PointerAdd(AbstractTemplate):
     def generic(self, args, kws):

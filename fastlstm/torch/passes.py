@@ -202,7 +202,7 @@ def _pack(way: str, call: Inputs, spec: CellSpec, variant: Variant, weights: tup
     known = _packed.get(key)
     if known is not None and known[0] == mark:
         return known[1]
-    packed: Any = (packing.pack_forward if way == "forward" else packing.pack_backward)(spec, variant, arrays)
+    packed: Any = packing.WAYS[way](spec, variant, arrays)
     if known is None:
         for other, (_, _, storage) in list(_packed.items()):
             if storage.expired():
@@ -376,7 +376,8 @@ def backward(dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, spent: Tensor
     if (short := _few_rows_backward(call, dy, dh_n, dc_n, tape)) is not None:
         return short
     spec, variant = _cell_of(call)
-    packs, x = _packs("backward", call, variant), _view(call.x, call.x_first, even=True)
+    _check(call)
+    x = _view(call.x, call.x_first, even=True)
     (layout, ragged), D, H = _layout(call, x), call.h_0.shape[0], call.c_0.shape[2]
     dh_0, dc_0 = (d.clone(memory_format=torch.contiguous_format) for d in (dh_n, dc_n))  # of rows without steps
     if layout.size == 0:
@@ -385,6 +386,7 @@ def backward(dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, spent: Tensor
     dxs = [make(call.x.shape, dtype=call.x.dtype) for _ in range(D)]
     x = x if call.lengths is None else x[layout.places()]
     plan = plan_backward(layout.steps, layout.B, x.shape[-1], H, D, x.dtype, _threads(), variant.whole)
+    packs = _packs("pieces" if plan.in_pieces else "backward", call, variant)
     grads = calls.backward(
         variant, spec, plan, x, packs, _taped(call, tape, layout.size, variant), _array(call.h_0), _array(call.c_0),
         _view(dy, call.y_first), _array(dh_n), _array(dc_n), [_view(dx, call.x_first) for dx in dxs],
