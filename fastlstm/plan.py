@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastlstm.passes.frames import ROWS
 from fastlstm.simd.isa import PANEL, PRODUCT_ROWS, multiplies_tiles, target
 
 L2 = 1 << 20  # bytes of the second cache that a plan counts on: what the smallest of today's server cores has
@@ -96,5 +97,6 @@ def plan_backward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, w
     parts, by_units, reason, us = _share(
         B, H, flops * D, threads, D, 1 if whole else vectors, 4 * H * H * item, T, meet=True
     )
-    in_pieces = np.dtype(dtype) == np.float32 and H >= PIECE_UNITS and multiplies_tiles()
+    # Calls of few rows have a way of their own (`passes.step`), with the bits of registers.
+    in_pieces = np.dtype(dtype) == np.float32 and H >= PIECE_UNITS and T * B > ROWS and multiplies_tiles()
     return Plan(parts, by_units, max(1, min(T, PRODUCT_ROWS // max(B, 1))), reason, in_pieces, us)

@@ -70,6 +70,7 @@ CASES = [
     "T=40, B=4, I=20, H=65, bidirectional=True",
     "T=9, B=13, I=130, H=31, dtype='float64'",
     "T=70, B=8, I=64, H=96",
+    "T=20, B=37, I=30, H=70",
 ]
 
 
