@@ -17,9 +17,7 @@ BARRIER_US = 0.3
 # core loses milliseconds.
 MEETING_US = 150.0
 GFLOPS = 100.0  # what one core is taken to do, to weigh work against a region or a barrier
-PIECE_UNITS = (
-    64  # hidden units from which on backward multiplies in the matrix unit; below, to split numbers takes longer
-)
+PIECE_UNITS = 64  # hidden units from which on backward multiplies in the matrix unit; below, to split takes longer
 FEW_ROWS = 12  # up to so many rows W x is computed for a chunk of steps beforehand
 
 
