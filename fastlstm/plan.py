@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastlstm.passes.frames import ROWS
 from fastlstm.simd.isa import PANEL, PRODUCT_ROWS, multiplies_tiles, target
 
 L2 = 1 << 20  # bytes of the second cache that a plan counts on: what the smallest of today's server cores has
@@ -18,6 +17,7 @@ BARRIER_US = 0.3
 MEETING_US = 150.0
 GFLOPS = 100.0  # what one core is taken to do, to weigh work against a region or a barrier
 PIECE_UNITS = 64  # hidden units from which on backward multiplies in the matrix unit; below, to split takes longer
+ROWS = 32  # T * B up to which weights are read where they lie
 FEW_ROWS = 12  # up to so many rows W x is computed for a chunk of steps beforehand
 
 

@@ -12,7 +12,6 @@ from fastlstm.runtime.variant import Variant
 from fastlstm.simd.isa import DEPTH, LINE, PANEL, PIECES, SIDE, STEP, TILE, target
 
 ZEROS = 4 * PANEL  # vectors of zeros at the head of each part's scratch: the start of sums, as wide as the widest tile
-ROWS = 32  # T * B up to which weights are read where they lie
 WIDE = 2 * PANEL  # vectors of the widest tile
 MOMENTS = 4  # of a row, normed: one over the standard deviations of W x, R h and c, and the mean of c
 MEANS = 4  # of a row, normed: of d and of d u for W x, and the same for R h (`denormalise`)

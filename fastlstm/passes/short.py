@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.passes.calls import PAD
-from fastlstm.passes.frames import ROWS, Forward, block_elements
+from fastlstm.passes.frames import Forward, block_elements
 from fastlstm.passes.packing import Weights, padded
 from fastlstm.passes.short_step import Seat, ShortBackward, ShortStep, is_plain, is_plain_pair
-from fastlstm.plan import GFLOPS, REGION_US, Plan, plan_forward
+from fastlstm.plan import GFLOPS, REGION_US, ROWS, Plan, plan_forward
 from fastlstm.runtime.memory import address, addresses, aligned
 from fastlstm.runtime.threads import fan_out, get_num_threads
 from fastlstm.runtime.variant import Variant

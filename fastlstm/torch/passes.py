@@ -18,9 +18,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from fastlstm.cell import CellSpec, parameter_shapes
 from fastlstm.passes import calls, packing
-from fastlstm.passes.frames import MOMENTS, ROWS
+from fastlstm.passes.frames import MOMENTS
 from fastlstm.passes.short_step import ShortBackward, ShortStep
-from fastlstm.plan import plan_backward, plan_forward
+from fastlstm.plan import ROWS, plan_backward, plan_forward
 from fastlstm.runtime.threads import get_num_threads
 from fastlstm.runtime.variant import Variant
 from fastlstm.sequences import Layout, PackedSequence, from_lengths, from_packed, ragged_of

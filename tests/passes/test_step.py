@@ -9,8 +9,8 @@ from layer_case import Arrays, LayerCase
 
 import fastlstm
 from fastlstm import inference
-from fastlstm.passes.frames import ROWS
 from fastlstm.passes.short_step import ShortStep
+from fastlstm.plan import ROWS
 
 CASES = [
     LayerCase(T=1, B=1, I=1, H=1),
