@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from fastlstm.kernels.gates import memory_bwd, output_bwd
 from fastlstm.kernels.gemm import NEXT, SAME, gemm
-from fastlstm.passes.backward_step import arrived, c_before_at, c_inner_at, cut_off, factor, keep_cells
+from fastlstm.kernels.pieces import hold, multiply, panel_at, split_rows
+from fastlstm.passes.backward_step import TILED_ROWS, arrived, c_before_at, c_inner_at, cut_off, factor, keep_cells
 from fastlstm.passes.denormalise import denormalise, weighed_gates
 from fastlstm.passes.forward_whole import WHOLE_ROWS
 from fastlstm.passes.frames import MOMENTS, ZEROS, Backward
@@ -14,7 +15,7 @@ from fastlstm.passes.rows import load_gates, rank, store_gates, taped
 from fastlstm.passes.weight_gradient import vectors_of
 from fastlstm.runtime.jit import kernel, read
 from fastlstm.simd.tile import PANEL
-from fastlstm.simd.vector import fma, lanes, leading, load, pointer, splat, store, total
+from fastlstm.simd.vector import address, fma, lanes, leading, load, pointer, splat, store, total
 
 
 @kernel
@@ -25,6 +26,21 @@ def product(rows, columns, depth, a, a_row, b, start, start_row, z, z_row):
         vectors = vectors_of(columns, column, count, 1)
         from_ = start + (0 if start_row == 0 else column)
         gemm(rows, vectors, depth, a, a_row, NEXT, b + depth * column, SAME, from_, start_row, z + column, z_row)
+
+
+@kernel
+def product_in_pieces(v, frame, rows, dg, pieces, zeros, dh):
+    """dh = dG W_hh in the matrix unit, whose pieces of dG go to an address."""
+    f = read(frame, Backward)
+    K, count = 4 * f.H, lanes(dh)
+    fits = split_rows(rows, K, dg, f.dg_row, pieces)
+    for column in range(0, f.P, PANEL * count):
+        w, w_pieces = pointer(f.w_hh, v) + K * column, panel_at(f.pieces_hh, K, column)
+        vectors = vectors_of(f.P, column, count, 1)
+        multiply(
+            fits, hold(f.pieces_hh), rows, vectors, K, dg, f.dg_row, pieces, w, w_pieces, zeros, SAME,
+            dh + column, f.h_row,
+        )  # fmt: skip
 
 
 @kernel
@@ -161,7 +177,10 @@ def step_by_row(
     here = min(max(known - (row - lot.row), 0), rows)  # rows that took the step after too
     if here > 0:
         a = dg_before + row * f.dg_row
-        product(here, f.P, 4 * H, a, f.dg_row, pointer(f.w_hh, v), scratch, SAME, dh, f.h_row)
+        if v.amx and f.B >= TILED_ROWS:
+            product_in_pieces(v, frame, here, a, address(direct + WHOLE_ROWS * f.c_row), scratch, dh)
+        else:
+            product(here, f.P, 4 * H, a, f.dg_row, pointer(f.w_hh, v), scratch, SAME, dh, f.h_row)
     for r in range(rows):
         arrive(v, frame, lot, t, following, r >= here, base, row + r, dh + r * f.h_row)
     if v.projected:

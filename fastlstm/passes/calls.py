@@ -273,7 +273,9 @@ def _backward_room(
     if variant.amx:
         block = max(_piece_room(variant, columns, I, H, N, lanes), block)
     if whole:
-        block = max(block, target().whole_rows * (h_row + 2 * c_row) + c_row)
+        at_once = target().whole_rows
+        pieces = piece_elements(piece_steps(4 * H), at_once) if variant.amx else 0
+        block = max(block, at_once * (h_row + 2 * c_row) + c_row + pieces)
     scratch = ZEROS * lanes + block
     rows, peephole = plan.chunk * B, variant.diagonal or variant.full
     sizes = {
