@@ -17,6 +17,8 @@ BARRIER_US = 0.3
 MEETING_US = 150.0
 GFLOPS = 100.0  # what one core is taken to do, to weigh work against a region or a barrier
 PIECE_UNITS = 64  # hidden units from which on backward multiplies in the matrix unit; below, to split takes longer
+# Rows of a batch from which on it computes dh too: for fewer its tiles are mostly empty, and W_hh is larger in pieces.
+TILED_ROWS = 12
 ROWS = 32  # T * B up to which weights are read where they lie
 FEW_ROWS = 12  # up to so many rows W x is computed for a chunk of steps beforehand
 

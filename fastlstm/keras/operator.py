@@ -186,7 +186,7 @@ def _host(function: Callable, options: Options) -> Callable:
 
 def on_numpy(options: Options, inputs: Inputs) -> tuple[Any, ...]:
     """Keras's NumPy backend, which does not train."""
-    return forward(options, *inputs.given)
+    return forward(options._replace(training=False), *inputs.given)
 
 
 @lru_cache(1)

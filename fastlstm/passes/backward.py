@@ -214,7 +214,7 @@ def backward(v, part, frame):
                     initial_state(v, frame, lot, panel, panel_end, r, here, t, dg_after, scratch)
         arrivals = meet(f, arrivals)
         share, share_end = cut(chunk_rows, f.parts, part), cut(chunk_rows, f.parts, part + 1)
-        if v.amx:
+        if v.amx and f.in_pieces != 0:
             input_gradient_in_pieces(v, frame, lowest, share, share_end, scratch)
         else:
             input_gradient(v, frame, lowest, share, share_end, scratch)

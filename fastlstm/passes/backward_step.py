@@ -12,10 +12,6 @@ from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import address, lanes, load, pointer, splat, store
 
-# Rows of a batch from which on the matrix unit computes dh: for fewer its tiles are mostly empty, and W_hh is larger in
-# pieces.
-TILED_ROWS = 12
-
 
 @inline
 def factor(v, f, lot, address, step, row_stride, t, row, unit, n):
@@ -139,7 +135,7 @@ def state_gradient(v, frame, fits, rows, unit, vectors, dg, scratch, z, z_row):
     """z = dG W_hh for some rows of dG, split before, and so many vectors of units."""
     f = read(frame, Backward)
     K, w = 4 * f.H, pointer(f.w_hh, v) + 4 * f.H * unit
-    if v.amx and f.B >= TILED_ROWS:
+    if v.amx and f.steps_in_pieces != 0:
         w_pieces = panel_at(f.pieces_hh, K, unit)
         multiply(
             fits, hold(f.pieces_hh), rows, vectors, K, dg, f.dg_row, pieces_of_dg(scratch), w, w_pieces,
@@ -177,7 +173,7 @@ def step_by_panel(
     at_once = panels_at_once(rows, last - panel)
     here = min(max(known - (row - lot.row), 0), rows)  # rows that took the step after too
     dg, fits = dg_before + row * f.dg_row, False
-    if v.amx and f.B >= TILED_ROWS:
+    if v.amx and f.steps_in_pieces != 0:
         at_once, fits = 1, split_rows(here, 4 * f.H, dg, f.dg_row, pieces_of_dg(scratch))
     while panel < last:
         at_once = fitting(f, at_once, panel, last, count)
@@ -204,7 +200,7 @@ def initial_state(v, frame, lot, panel, last, row, rows, t, dg, scratch):
     count = lanes(scratch)
     z = scratch + ZEROS * count
     dg = dg + row * f.dg_row
-    fits = v.amx and f.B >= TILED_ROWS and split_rows(rows, 4 * f.H, dg, f.dg_row, pieces_of_dg(scratch))
+    fits = v.amx and f.steps_in_pieces != 0 and split_rows(rows, 4 * f.H, dg, f.dg_row, pieces_of_dg(scratch))
     for unit in range(panel * PANEL * count, min(last * PANEL * count, f.P), PANEL * count):
         vectors = vectors_of(f.P, unit, count, 1)
         z_row = vectors * count

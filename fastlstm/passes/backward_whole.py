@@ -7,7 +7,7 @@ from __future__ import annotations
 from fastlstm.kernels.gates import memory_bwd, output_bwd
 from fastlstm.kernels.gemm import NEXT, SAME, gemm
 from fastlstm.kernels.pieces import hold, multiply, panel_at, split_rows
-from fastlstm.passes.backward_step import TILED_ROWS, arrived, c_before_at, c_inner_at, cut_off, factor, keep_cells
+from fastlstm.passes.backward_step import arrived, c_before_at, c_inner_at, cut_off, factor, keep_cells
 from fastlstm.passes.denormalise import denormalise, weighed_gates
 from fastlstm.passes.forward_whole import WHOLE_ROWS
 from fastlstm.passes.frames import MOMENTS, ZEROS, Backward
@@ -177,7 +177,7 @@ def step_by_row(
     here = min(max(known - (row - lot.row), 0), rows)  # rows that took the step after too
     if here > 0:
         a = dg_before + row * f.dg_row
-        if v.amx and f.B >= TILED_ROWS:
+        if v.amx and f.steps_in_pieces != 0:
             product_in_pieces(v, frame, here, a, address(direct + WHOLE_ROWS * f.c_row), scratch, dh)
         else:
             product(here, f.P, 4 * H, a, f.dg_row, pointer(f.w_hh, v), scratch, SAME, dh, f.h_row)

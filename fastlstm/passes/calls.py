@@ -11,13 +11,13 @@ import numpy as np
 from fastlstm.cell import CellSpec
 from fastlstm.passes.frames import MEANS, MOMENTS, ZEROS, Backward, Forward, block_elements, piece_elements, piece_steps
 from fastlstm.passes.packing import Gradients, Transposed, Weights, frame_of, padded, zeros
-from fastlstm.plan import GFLOPS, Plan
+from fastlstm.plan import GFLOPS, TILED_ROWS, Plan
 from fastlstm.runtime import reuse
 from fastlstm.runtime.memory import LINE, address, pool
 from fastlstm.runtime.threads import alone, fan_out, get_num_threads, patiently
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
-from fastlstm.simd.isa import PANEL, PIECE_DEPTH, PIECE_ROWS, PRODUCT_COLUMNS, PRODUCT_ROWS, target
+from fastlstm.simd.isa import PANEL, PIECE_DEPTH, PIECE_ROWS, PRODUCT_COLUMNS, PRODUCT_ROWS, multiplies_tiles, target
 
 LONG_S = 0.1  # seconds that a call is expected to take from which on Ctrl-C must be able to end it
 PAD = 16  # elements between the rows of workspace, so that rows of 4 KiB do not fall on the same lines of L1
@@ -270,11 +270,11 @@ def _backward_room(
     columns = I + P if variant.normed else min(I + P, PRODUCT_COLUMNS)
     block = (2 if variant.normed else 1) * PRODUCT_ROWS * PANEL * lanes + padded(columns * min(PRODUCT_ROWS, N), dtype)
     block = max(block, target().block_rows * PANEL * lanes)
-    if variant.amx:
+    if plan.in_pieces:
         block = max(_piece_room(variant, columns, I, H, N, lanes), block)
     if whole:
         at_once = target().whole_rows
-        pieces = piece_elements(piece_steps(4 * H), at_once) if variant.amx else 0
+        pieces = piece_elements(piece_steps(4 * H), at_once) if plan.in_pieces else 0
         block = max(block, at_once * (h_row + 2 * c_row) + c_row + pieces)
     scratch = ZEROS * lanes + block
     rows, peephole = plan.chunk * B, variant.diagonal or variant.full
@@ -325,7 +325,7 @@ def backward(
     """
     (T, B), I, (D, _, P), H, dtype = _shape(x, ragged), x.shape[-1], h_0.shape, c_0.shape[2], x.dtype
     N = T * B if ragged is None else ragged.size
-    variant = variant._replace(amx=plan.in_pieces)
+    variant = variant._replace(amx=dtype == np.float32 and multiplies_tiles())
     rows, places, each = _backward_room(variant, plan, N, B, I, H, P, dtype)
     space = pool.take(D * each, dtype)
     meeting = _Meeting(D, plan.parts, 16.0 * D * H * (I + H) * T * B)
@@ -351,6 +351,7 @@ def backward(
             Backward(
                 T=T, B=B, I=I, H=H, P=P, parts=plan.parts, by_units=plan.by_units, chunk=plan.chunk,
                 reverse=reverse[d], parties=D * plan.parts, meeting=meeting.place, sync=meeting.barriers[d],
+                in_pieces=plan.in_pieces, steps_in_pieces=plan.in_pieces and B >= TILED_ROWS,
                 x=address(x), x_row=_uniform(x),
                 h_0=address(h_0) + d * state_h, c_0=address(c_0) + d * state_c,
                 dy=address(dy) + d * P * item, dy_step=dy_step, dy_row=dy_row,

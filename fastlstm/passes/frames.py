@@ -114,7 +114,9 @@ class Backward(NamedTuple):
     dc_n: int  # (B, H)
     w_hh: int  # packed columns: K = 4H, N = P
     w_ih: int  # packed columns: K = 4H, N = I
-    pieces_hh: int  # amx: the same, each a line that tells whether they hold, then [panel][step][vector][piece]
+    in_pieces: int  # amx: whether the matrix unit multiplies, for dx and dW
+    steps_in_pieces: int  # and whether for dh too
+    pieces_hh: int  # the same in pieces, each a line that tells whether they hold, then [panel][step][vector][piece]
     pieces_ih: int
     dx: int  # (T, B, I), last axis contiguous
     dx_step: int

@@ -217,7 +217,7 @@ def weight_gradient(v, frame, first, last, row, rows, h, h_row, scratch):
         for group in range(groups):
             begin, end = cut(f.I + f.P, groups, group), cut(f.I + f.P, groups, group + 1)
             here = h + k * h_row
-            if v.amx:
+            if v.amx and f.in_pieces != 0:
                 product_in_pieces(v, frame, first, last, row + k, k, depth, here, h_row, begin, end, scratch)
             else:
                 product(v, frame, first, last, row + k, k, depth, here, h_row, begin, end, scratch)
