@@ -43,7 +43,7 @@ ALLOWED = {
     "quantized": {"inference", "parameters", "rounding", "sequences", "passes", "checks"},
     "layer": {"layer_call", "inference", "trace", "quantized", "passes", "cell", "directions", "checks"},
     "lstm_cell": {"layer", "inference", "passes", "checks"},
-    "ahead": {"layer", "runtime", "checks"},
+    "ahead": {"layer", "plan", "runtime", "checks"},
     "": {"ahead", "clipping", "layer", "lstm_cell", "sequences", "stream", "trace", "runtime"},
     "models": SURFACE | {"clipping", "runtime", "simd"},
     "state_dicts": set(),

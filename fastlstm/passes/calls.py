@@ -325,6 +325,7 @@ def backward(
     """
     (T, B), I, (D, _, P), H, dtype = _shape(x, ragged), x.shape[-1], h_0.shape, c_0.shape[2], x.dtype
     N = T * B if ragged is None else ragged.size
+    assert not plan.in_pieces or all(pack.pieces_hh is not None for pack in packs), "a plan without its pieces"
     variant = variant._replace(amx=dtype == np.float32 and multiplies_tiles())
     rows, places, each = _backward_room(variant, plan, N, B, I, H, P, dtype)
     space = pool.take(D * each, dtype)

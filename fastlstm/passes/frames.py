@@ -116,7 +116,9 @@ class Backward(NamedTuple):
     w_ih: int  # packed columns: K = 4H, N = I
     in_pieces: int  # amx: whether the matrix unit multiplies, for dx and dW
     steps_in_pieces: int  # and whether for dh too
-    pieces_hh: int  # the same in pieces, each a line that tells whether they hold, then [panel][step][vector][piece]
+    pieces_hh: (
+        int  # then w_hh and w_ih in pieces: a line that tells whether they hold, then [panel][step][vector][piece]
+    )
     pieces_ih: int
     dx: int  # (T, B, I), last axis contiguous
     dx_step: int

@@ -1,7 +1,8 @@
 """Products of float32 in the matrix unit of a processor that multiplies tiles of bfloat16 (AMX).
 
 A float32 of 24 bits is the sum of three bfloat16 of 8 bits each, its *pieces*: a = a1 + a2 + a3. Of the nine products
-of two numbers' pieces six matter; what is left out is below 2^-23 of the whole, as much as a rounding to float32. The
+of two numbers' pieces six matter; what is left out is below 2^-23 of the whole, as much as a rounding to float32 (but
+for products below 1e-31, whose least pieces are denormal, and count as zero). The
 unit adds up exact products of pieces in float32, and six of its products take less than half the time of one product
 in vector registers. (Henry, Tang, Heinecke: Leveraging the bfloat16 artificial intelligence datatype for
 higher-precision computations, 2019.)
@@ -12,8 +13,8 @@ first in its lower half. Tiles are pieces of 1 KiB: of A by rows, [row of 16][pa
 
     A: [16 rows][step][piece]        B: [panel][step][vector][piece]
 
-The bits of an element of C depend on its row and column alone. Rows with an infinity, or a number that rounds to one,
-would come out as NaN where a piece is zero: who splits A or B is told of them, and takes registers for these.
+The bits of an element of C depend on its row and column alone. Infinity by a piece that is zero would be NaN: who
+splits A or B is told of it, and of huge numbers, and takes registers for these.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from fastlstm.simd.emit import BYTE, I32, I64, advance, call, typed, vector
 from fastlstm.simd.isa import LINE, PANEL, PIECES, SIDE, TILE
 
 FLOAT = types.float32
-LARGEST = 3.3e38  # what is above may round to infinity
+LARGEST = 1e17  # what is above goes through registers: sums of pieces' products must not overflow where those do not
 UPPER = 0xFFFF0000
 # Pieces of B and of A, the smallest products first; each A stays for the next product where it can.
 PRODUCTS = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 2), (0, 0))

@@ -114,7 +114,7 @@ def test_as_exact_as_registers() -> None:
     assert errors[0] <= errors[1]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3.4e38])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3.4e38, 2e17])
 def test_a_row_that_cannot_be_split(value: float) -> None:
     """It comes out of registers, and the others as without it."""
     if without():

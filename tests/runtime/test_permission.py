@@ -65,6 +65,23 @@ def test_no_other_system_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not permission.may_use_tiles.__wrapped__()
 
 
+def test_huge_numbers_overflow_alike(in_registers) -> None:
+    """To infinity where registers do, though a product of their pieces may be below zero."""
+
+    def gradient() -> np.ndarray:
+        lstm = fastlstm.LSTM(64, 64, bias=False, seed=1)
+        rng = np.random.default_rng(0)
+        lstm.parameters["weight_ih_l0"][...] = rng.uniform(1e6, 2e6, (256, 64))
+        lstm.parameters["weight_hh_l0"][...] = 0
+        y, _, tape = lstm.forward(np.zeros((4, 16, 64), np.float32))
+        return lstm.backward(tape, np.full_like(y, 1e37))[0]
+
+    found = gradient()
+    in_registers()
+    np.testing.assert_array_equal(found, gradient())
+    assert np.isinf(found).any()
+
+
 @pytest.mark.parametrize("where", ["dy", "x", "weight_ih_l0", "weight_hh_l0"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_special_values_come_out_alike(value: float, where: str, in_registers) -> None:
