@@ -2,10 +2,9 @@
 
 A float32 of 24 bits is the sum of three bfloat16 of 8 bits each, its *pieces*: a = a1 + a2 + a3. Of the nine products
 of two numbers' pieces six matter; what is left out is below 2^-23 of the whole, as much as a rounding to float32 (but
-for products below 1e-31, whose least pieces are denormal, and count as zero). The
-unit adds up exact products of pieces in float32, and six of its products take less than half the time of one product
-in vector registers. (Henry, Tang, Heinecke: Leveraging the bfloat16 artificial intelligence datatype for
-higher-precision computations, 2019.)
+for products below 1e-31, whose least pieces are denormal, and count as zero). The unit adds up exact products of pieces
+in float32, and six of its products take less than half the time of one product in vector registers. (Henry, Tang,
+Heinecke: Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations, 2019.)
 
 A *step* is `STEP` steps of k. One tile instruction adds, for 16 rows and 16 columns, the products of a step: first the
 even halves of its pairs and the odd ones each in order, then both sums to C. A pair holds k and k + 16 in one word, the
@@ -23,7 +22,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fastlstm.simd.emit import BYTE, I32, I64, advance, call, typed, vector
+from fastlstm.simd.emit import BYTE, I32, I64, advance, call, call_by_shape, typed, vector
 from fastlstm.simd.isa import LINE, PANEL, PIECES, SIDE, TILE
 
 FLOAT = types.float32
@@ -243,15 +242,8 @@ def _choice(high: int, shapes):
             steps, a, b, builder.mul(b_vectors, I64(PIECES * TILE)),
             start, builder.mul(start_row, size), c, builder.mul(c_row, size),
         ]  # fmt: skip
-        end = builder.append_basic_block("amx.end")
-        switch = builder.switch(vectors, end)
-        for v in shapes:
-            block = builder.append_basic_block(f"amx.{high}x{v}")
-            switch.add_case(I64(v), block)
-            with builder.goto_block(block):
-                builder.call(_tile_function(builder.module, high, v), rest)
-                builder.branch(end)
-        builder.position_at_end(end)
+        functions = {(high, v): _tile_function(builder.module, high, v) for v in shapes}
+        call_by_shape(builder, I64(high), vectors, functions, rest)
         return context.get_dummy_value()
 
     return codegen
