@@ -131,18 +131,15 @@ def pieces_of_dg(scratch):
 
 
 @kernel
-def state_gradient(v, frame, fits, rows, unit, vectors, dg, scratch, z, z_row):
-    """z = dG W_hh for some rows of dG, split before, and so many vectors of units."""
+def state_gradient(v, frame, fits, rows, unit, vectors, dg, pieces, zeros, z, z_row):
+    """z = dG W_hh for some rows of dG, split before to the address `pieces`, and so many vectors of units."""
     f = read(frame, Backward)
     K, w = 4 * f.H, pointer(f.w_hh, v) + 4 * f.H * unit
     if v.amx and f.steps_in_pieces != 0:
         w_pieces = panel_at(f.pieces_hh, K, unit)
-        multiply(
-            fits, hold(f.pieces_hh), rows, vectors, K, dg, f.dg_row, pieces_of_dg(scratch), w, w_pieces,
-            scratch, SAME, z, z_row,
-        )  # fmt: skip
+        multiply(fits, hold(f.pieces_hh), rows, vectors, K, dg, f.dg_row, pieces, w, w_pieces, zeros, SAME, z, z_row)
     else:
-        gemm(rows, vectors, K, dg, f.dg_row, NEXT, w, K * PANEL * lanes(z), scratch, SAME, z, z_row)
+        gemm(rows, vectors, K, dg, f.dg_row, NEXT, w, K * PANEL * lanes(z), zeros, SAME, z, z_row)
 
 
 @kernel
@@ -172,16 +169,16 @@ def step_by_panel(
     unit_first, unit_end = panel * PANEL * count, min(last * PANEL * count, f.H)
     at_once = panels_at_once(rows, last - panel)
     here = min(max(known - (row - lot.row), 0), rows)  # rows that took the step after too
-    dg, fits = dg_before + row * f.dg_row, False
+    dg, pieces, fits = dg_before + row * f.dg_row, pieces_of_dg(scratch), False
     if v.amx and f.steps_in_pieces != 0:
-        at_once, fits = 1, split_rows(here, 4 * f.H, dg, f.dg_row, pieces_of_dg(scratch))
+        at_once, fits = 1, split_rows(here, 4 * f.H, dg, f.dg_row, pieces)
     while panel < last:
         at_once = fitting(f, at_once, panel, last, count)
         unit = panel * PANEL * count
         vectors = vectors_of(f.H, unit, count, at_once)
         z_row = vectors * count
         if here > 0:
-            state_gradient(v, frame, fits, here, unit, vectors, dg, scratch, z, z_row)
+            state_gradient(v, frame, fits, here, unit, vectors, dg, pieces, scratch, z, z_row)
         for r in range(rows):
             for u in range(0, vectors * count, count):
                 update(
@@ -199,12 +196,12 @@ def initial_state(v, frame, lot, panel, last, row, rows, t, dg, scratch):
     f = read(frame, Backward)
     count = lanes(scratch)
     z = scratch + ZEROS * count
-    dg = dg + row * f.dg_row
-    fits = v.amx and f.steps_in_pieces != 0 and split_rows(rows, 4 * f.H, dg, f.dg_row, pieces_of_dg(scratch))
+    dg, pieces = dg + row * f.dg_row, pieces_of_dg(scratch)
+    fits = v.amx and f.steps_in_pieces != 0 and split_rows(rows, 4 * f.H, dg, f.dg_row, pieces)
     for unit in range(panel * PANEL * count, min(last * PANEL * count, f.P), PANEL * count):
         vectors = vectors_of(f.P, unit, count, 1)
         z_row = vectors * count
-        state_gradient(v, frame, fits, rows, unit, vectors, dg, scratch, z, z_row)
+        state_gradient(v, frame, fits, rows, unit, vectors, dg, pieces, scratch, z, z_row)
         for r in range(row, row + rows):
             to = place(v, f, lot, r) * f.P
             for u in range(unit, unit + z_row, count):

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from fastlstm.kernels.gates import memory_bwd, output_bwd
 from fastlstm.kernels.gemm import NEXT, SAME, gemm
-from fastlstm.kernels.pieces import hold, multiply, panel_at, split_rows
-from fastlstm.passes.backward_step import arrived, c_before_at, c_inner_at, cut_off, factor, keep_cells
+from fastlstm.kernels.pieces import split_rows
+from fastlstm.passes.backward_step import arrived, c_before_at, c_inner_at, cut_off, factor, keep_cells, state_gradient
 from fastlstm.passes.denormalise import denormalise, weighed_gates
 from fastlstm.passes.forward_whole import WHOLE_ROWS
 from fastlstm.passes.frames import MOMENTS, ZEROS, Backward
@@ -26,21 +26,6 @@ def product(rows, columns, depth, a, a_row, b, start, start_row, z, z_row):
         vectors = vectors_of(columns, column, count, 1)
         from_ = start + (0 if start_row == 0 else column)
         gemm(rows, vectors, depth, a, a_row, NEXT, b + depth * column, SAME, from_, start_row, z + column, z_row)
-
-
-@kernel
-def product_in_pieces(v, frame, rows, dg, pieces, zeros, dh):
-    """dh = dG W_hh in the matrix unit, whose pieces of dG go to an address."""
-    f = read(frame, Backward)
-    K, count = 4 * f.H, lanes(dh)
-    fits = split_rows(rows, K, dg, f.dg_row, pieces)
-    for column in range(0, f.P, PANEL * count):
-        w, w_pieces = pointer(f.w_hh, v) + K * column, panel_at(f.pieces_hh, K, column)
-        vectors = vectors_of(f.P, column, count, 1)
-        multiply(
-            fits, hold(f.pieces_hh), rows, vectors, K, dg, f.dg_row, pieces, w, w_pieces, zeros, SAME,
-            dh + column, f.h_row,
-        )  # fmt: skip
 
 
 @kernel
@@ -176,11 +161,11 @@ def step_by_row(
     dc = pointer(f.dc, v) + row * f.c_row
     here = min(max(known - (row - lot.row), 0), rows)  # rows that took the step after too
     if here > 0:
-        a = dg_before + row * f.dg_row
-        if v.amx and f.steps_in_pieces != 0:
-            product_in_pieces(v, frame, here, a, address(direct + WHOLE_ROWS * f.c_row), scratch, dh)
-        else:
-            product(here, f.P, 4 * H, a, f.dg_row, pointer(f.w_hh, v), scratch, SAME, dh, f.h_row)
+        dg, pieces = dg_before + row * f.dg_row, address(direct + WHOLE_ROWS * f.c_row)
+        fits = v.amx and f.steps_in_pieces != 0 and split_rows(here, 4 * H, dg, f.dg_row, pieces)
+        for unit in range(0, f.P, PANEL * count):
+            vectors = vectors_of(f.P, unit, count, 1)
+            state_gradient(v, frame, fits, here, unit, vectors, dg, pieces, scratch, dh + unit, f.h_row)
     for r in range(rows):
         arrive(v, frame, lot, t, following, r >= here, base, row + r, dh + r * f.h_row)
     if v.projected:
