@@ -120,6 +120,16 @@ def sum_products(a, a_row, b, b_row, depth, columns, sums):
         store(sums + u, total, n)
 
 
+@inline
+def inputs(v, f, row, h, begin, end):
+    """The columns begin .. end of [x, h]: how many there are of x and of h, and the first ones, x's in a row of the
+    tape.
+    """
+    x_columns = max(min(end, f.I) - begin, 0)
+    x = pointer(f.x, v) + (row * f.x_row + begin)
+    return x_columns, end - begin - x_columns, x, h + max(begin - f.I, 0)
+
+
 @kernel
 def product(v, frame, first, last, row, done, depth, h, h_row, begin, end, scratch):
     """The rows begin .. end of dW += [x, h]^T dG, in the panels first .. last of the 4H columns, for `depth` rows of
@@ -131,10 +141,8 @@ def product(v, frame, first, last, row, done, depth, h, h_row, begin, end, scrat
     packed_hh, strips = packed, packed + PRODUCT_ROWS * PANEL * count
     if v.normed:
         packed_hh, strips = strips, strips + PRODUCT_ROWS * PANEL * count
-    x_columns = max(min(end, f.I) - begin, 0)
-    h_columns = end - begin - x_columns
-    x, x_row = pointer(f.x, v) + (row * f.x_row + begin), f.x_row
-    h = h + max(begin - f.I, 0)
+    x_columns, h_columns, x, h = inputs(v, f, row, h, begin, end)
+    x_row = f.x_row
     if last - first >= PANELS_TO_PACK:
         pack_blocks(x, depth, x_columns, x_row, strips)
         pack_blocks(h, depth, h_columns, h_row, strips + x_columns * depth)
@@ -167,9 +175,7 @@ def product_in_pieces(v, frame, first, last, row, done, depth, h, h_row, begin, 
         panel_ih = address(above + PRODUCT_ROWS * PANEL * count)
         panel_hh = panel_ih + PANEL * row_bytes(PRODUCT_ROWS)
     tile = panel_hh + PANEL * row_bytes(PRODUCT_ROWS)
-    x_columns = max(min(end, f.I) - begin, 0)
-    h_columns = end - begin - x_columns
-    x, from_h = pointer(f.x, v) + (row * f.x_row + begin), h + max(begin - f.I, 0)
+    x_columns, h_columns, x, from_h = inputs(v, f, row, h, begin, end)
     x_strips = tile + row_bytes(1)
     h_strips = x_strips + (x_columns + SIDE - 1) // SIDE * row_bytes(depth)
     x_fits = split_transposed(x_columns, depth, x, f.x_row, x_strips, tile)
