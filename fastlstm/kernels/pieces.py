@@ -7,7 +7,7 @@ from __future__ import annotations
 from fastlstm.kernels.gemm import NEXT, SAME, gemm
 from fastlstm.runtime.jit import inline, kernel, set_word, word
 from fastlstm.simd.amx import configure_double, configure_single, double, single, split_pair
-from fastlstm.simd.isa import LINE, PANEL, PIECES, SIDE, STEP, TILE
+from fastlstm.simd.isa import PANEL, PIECES, SIDE, STEP, TILE, TILE_ROW
 from fastlstm.simd.transpose import transpose
 from fastlstm.simd.vector import lanes, load, pointer
 
@@ -33,7 +33,7 @@ def split_rows(rows, depth, a, a_row, to):
     whole = True
     for r in range(rows):
         row = a + r * a_row
-        here = to + r // SIDE * row_bytes(depth) + r % SIDE * LINE
+        here = to + r // SIDE * row_bytes(depth) + r % SIDE * TILE_ROW
         for k in range(0, depth, STEP):
             low, high = load(row + k, depth - k), load(row + (k + HALF), depth - k - HALF)
             if not split_pair(low, high, here + k // STEP * BLOCK, TILE):
@@ -55,7 +55,7 @@ def split_columns(depth, vectors, left, b, b_row, to):
                 at = b + ((k + pair) * b_row + v * count)
                 low = load(at, n if k + pair < depth else 0)
                 high = load(at + HALF * b_row, n if k + pair + HALF < depth else 0)
-                if not split_pair(low, high, here + pair * LINE, TILE):
+                if not split_pair(low, high, here + pair * TILE_ROW, TILE):
                     whole = False
     return whole
 
@@ -75,7 +75,7 @@ def split_transposed(rows, depth, w, w_row, to, scratch):
                 at = w + ((k + pair) * w_row + r)
                 low = load(at, rows - r if k + pair < depth else 0)
                 high = load(at + HALF * w_row, rows - r if k + pair + HALF < depth else 0)
-                if not split_pair(low, high, scratch + pair * LINE, TILE):
+                if not split_pair(low, high, scratch + pair * TILE_ROW, TILE):
                     whole = False
             for piece in range(PIECES):
                 tile = piece * (TILE // 4)
@@ -107,7 +107,7 @@ def matrix_gemm(rows, vectors, depth, a, b, start, start_row, c, c_row):
 @inline
 def panel_at(pieces, depth, column):
     """Where in the pieces of packed columns the panel that begins with a column lies."""
-    return pieces + LINE + column // SIDE * row_bytes(depth)
+    return pieces + TILE_ROW + column // SIDE * row_bytes(depth)
 
 
 @inline
@@ -126,7 +126,7 @@ def multiply(fits, b_fits, rows, vectors, depth, a, a_row, a_pieces, b, b_pieces
         return
     for r in range(rows):
         here = a + r * a_row
-        at = a_pieces + (r // SIDE * row_bytes(depth) + r % SIDE * LINE)
+        at = a_pieces + (r // SIDE * row_bytes(depth) + r % SIDE * TILE_ROW)
         from_, to = start + r * start_row, c + r * c_row
         if b_fits and split_rows(1, depth, here, a_row, at):
             matrix_gemm(1, vectors, depth, at, b_pieces, from_, SAME, to, c_row)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fastlstm.runtime.variant import Variant
-from fastlstm.simd.isa import DEPTH, LINE, PANEL, PIECES, SIDE, STEP, TILE, target
+from fastlstm.simd.isa import DEPTH, PANEL, PIECES, SIDE, STEP, TILE, TILE_ROW, target
 
 ZEROS = 4 * PANEL  # vectors of zeros at the head of each part's scratch: the start of sums, as wide as the widest tile
 WIDE = 2 * PANEL  # vectors of the widest tile
@@ -296,7 +296,7 @@ def piece_steps(depth: int) -> int:
 
 def piece_elements(steps: int, columns: int) -> int:
     """Elements of the pieces of so many columns, or rows, in whole tiles, and of the line before them."""
-    return (LINE + steps * -(-columns // SIDE) * PIECES * TILE) // 4
+    return (TILE_ROW + steps * -(-columns // SIDE) * PIECES * TILE) // 4
 
 
 def block_elements(variant: Variant, H: int, P: int, c_row: int, lanes: int) -> int:

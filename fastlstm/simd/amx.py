@@ -23,7 +23,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastlstm.simd.emit import BYTE, I32, I64, advance, call, call_by_shape, typed, vector
-from fastlstm.simd.isa import LINE, PANEL, PIECES, SIDE, TILE
+from fastlstm.simd.isa import PANEL, PIECES, SIDE, TILE, TILE_ROW
 
 FLOAT = types.float32
 LARGEST = 1e17  # what is above goes through registers: sums of pieces' products must not overflow where those do not
@@ -75,7 +75,8 @@ def split_pair(typingctx, low, high, to, piece):
         low, high, to, piece = args
         to = builder.inttoptr(to, BYTE.as_pointer())
         for k, words in enumerate(_pairs(builder, low, high)):
-            builder.store(words, typed(builder, advance(builder, to, builder.mul(piece, I64(k))), WORDS)).align = LINE
+            where = advance(builder, to, builder.mul(piece, I64(k)))
+            builder.store(words, typed(builder, where, WORDS)).align = TILE_ROW
         fits = builder.and_(_fits(builder, low), _fits(builder, high))
         return builder.icmp_signed("==", builder.bitcast(fits, ir.IntType(SIDE)), ir.IntType(SIDE)(-1))
 
@@ -92,7 +93,7 @@ def _configure(builder, rows: list) -> None:
     where = builder.bitcast(room, BYTE.as_pointer())
     builder.store(ir.Constant(ir.ArrayType(I64, 8), [1] + [0] * 7), typed(builder, where, ir.ArrayType(I64, 8)))
     widths = ir.ArrayType(ir.IntType(16), 8)
-    builder.store(ir.Constant(widths, [LINE] * 8), typed(builder, advance(builder, where, I64(16)), widths))
+    builder.store(ir.Constant(widths, [TILE_ROW] * 8), typed(builder, advance(builder, where, I64(16)), widths))
     for tile, count in enumerate(rows):
         builder.store(builder.trunc(count, BYTE), advance(builder, where, I64(48 + tile)))
     _amx(builder, "ldtilecfg", where)
@@ -155,7 +156,7 @@ def _tile_function(module: ir.Module, high: int, vectors: int) -> ir.Function:
         for r in range(high):
             at = advance(builder, base, builder.mul(row, I64(r * SIDE))) if r else base
             for v in range(vectors):
-                _amx(builder, do, index(tile_c[r][v]), advance(builder, at, I64(v * LINE)), row)
+                _amx(builder, do, index(tile_c[r][v]), advance(builder, at, I64(v * TILE_ROW)), row)
 
     builder = ir.IRBuilder(entry)
     each(builder, start, start_row, "tileloadd64")
@@ -167,7 +168,7 @@ def _tile_function(module: ir.Module, high: int, vectors: int) -> ir.Function:
     b_here = advance(builder, b, b_at)
 
     def fetch(tile, base, offset):
-        _amx(builder, "tileloadd64", index(tile), advance(builder, base, I64(offset)), I64(LINE))
+        _amx(builder, "tileloadd64", index(tile), advance(builder, base, I64(offset)), I64(TILE_ROW))
 
     def multiply(c, a, b):
         _amx(builder, "tdpbf16ps", index(c), index(a), index(b))

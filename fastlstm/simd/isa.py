@@ -22,7 +22,7 @@ PRODUCT_ROWS = 512  # rows of x and h to one product for dW: dW is loaded and st
 PRODUCT_COLUMNS = 512  # columns of [x, h] to one product for dW: so many by PRODUCT_ROWS leave room in L2
 # The matrix unit (`simd.amx`): rows of a tile of A and C, columns of one of B and C; steps of k of one instruction;
 # bfloat16 that make a float32; bytes of a tile, and of its rows.
-SIDE, STEP, PIECES, TILE, LINE = 16, 32, 3, 1024, 64
+SIDE, STEP, PIECES, TILE, TILE_ROW = 16, 32, 3, 1024, 64
 PIECE_ROWS, PIECE_DEPTH = 256, 512  # rows and steps of k of A whose pieces stay in L2 while all panels of B pass
 STREAMS = 8  # registers of running hashes that a digest keeps
 
