@@ -106,7 +106,7 @@ def _cell_of(call: Inputs) -> Cell:
 _shapes = lru_cache(256)(parameter_shapes)
 
 
-def _check(call: Inputs) -> CellSpec:
+def _check(call: Inputs) -> None:
     """Raise unless shapes and dtypes fit together: a pass goes by addresses alone."""
     I, (D, B, P), H, dtype = call.x.shape[-1], call.h_0.shape, call.c_0.shape[-1], call.x.dtype
     if D > 2 or (D == 2 and call.reverse):
@@ -130,7 +130,6 @@ def _check(call: Inputs) -> CellSpec:
             raise RuntimeError(f"a weight must be {dtype} of the shape {shape}, but is {found}")
     if variant.zoned_c != (call.zoneout_c is not None) or variant.zoned_h != (call.zoneout_h is not None):
         raise RuntimeError("zoneout_c and zoneout_h must be given where the cell has zoneout, and nowhere else")
-    return spec
 
 
 # --- from tensors to arrays -------------------------------------------------------------------------------------------
@@ -211,9 +210,9 @@ def _pack(way: str, call: Inputs, spec: CellSpec, variant: Variant, weights: tup
     return packed
 
 
-def _packs(way: str, call: Inputs, variant: Variant) -> list[Any]:
-    """The packed weights of each direction, once all is known to fit."""
-    spec, D = _check(call), call.h_0.shape[0]  # a tensor's `len` takes microseconds
+def _packs(way: str, call: Inputs, spec: CellSpec, variant: Variant) -> list[Any]:
+    """The packed weights of each direction."""
+    D = call.h_0.shape[0]  # a tensor's `len` takes microseconds
     each = len(call.weights) // D
     return [_pack(way, call, spec, variant, call.weights[d * each :][:each]) for d in range(D)]
 
@@ -335,8 +334,9 @@ def forward(*inputs: Any) -> tuple[Tensor, ...]:
     spent.numpy()[0] = 0
     if c_n.numel() == 0 or _step(call, y, h_n, c_n, tape):
         return made
-    _, variant = _cell_of(call)
-    packs, x = _packs("forward", call, variant), _view(call.x, call.x_first)
+    spec, variant = _cell_of(call)
+    _check(call)
+    packs, x = _packs("forward", call, spec, variant), _view(call.x, call.x_first)
     (layout, ragged), D, H = _layout(call, x), call.h_0.shape[0], call.c_0.shape[2]
     if ragged is not None:  # what takes no step keeps its state, and y is 0 there
         h_n.copy_(call.h_0.detach())
@@ -386,7 +386,7 @@ def backward(dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, spent: Tensor
     dxs = [make(call.x.shape, dtype=call.x.dtype) for _ in range(D)]
     x = x if call.lengths is None else x[layout.places()]
     plan = plan_backward(layout.steps, layout.B, x.shape[-1], H, D, x.dtype, _threads(), variant.whole)
-    packs = _packs("pieces" if plan.in_pieces else "backward", call, variant)
+    packs = _packs("pieces" if plan.in_pieces else "backward", call, spec, variant)
     grads = calls.backward(
         variant, spec, plan, x, packs, _taped(call, tape, layout.size, variant), _array(call.h_0), _array(call.c_0),
         _view(dy, call.y_first), _array(dh_n), _array(dc_n), [_view(dx, call.x_first) for dx in dxs],
