@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import library
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch_case import assert_same, state, twins
 
@@ -129,7 +130,7 @@ def test_operators_keep_torchs_rules() -> None:
         (batch, [None, lengths, reset], zoned),
     ):
         args = (*inputs, *ends, None, *zoneout, True, False, False, False, cell, True, weights)
-        assert set(torch.library.opcheck(torch.ops.fastlstm.layer.default, args).values()) == {"SUCCESS"}
+        assert set(library.opcheck(torch.ops.fastlstm.layer.default, args).values()) == {"SUCCESS"}
 
 
 def test_functional_call_and_grad() -> None:

@@ -9,7 +9,7 @@ import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from fastlstm.torch import passes
 from fastlstm.torch.passes import Inputs
@@ -25,7 +25,7 @@ _INPUTS = (
     "Tensor? zoneout_c, Tensor? zoneout_h, bool keep, bool x_first, bool y_first, bool reverse, str cell, bool bias, "
     "Tensor[] weights"
 )
-_layer = torch.library.custom_op(
+_layer = library.custom_op(
     "fastlstm::layer",
     passes.forward,
     mutates_args=(),
@@ -34,7 +34,7 @@ _layer = torch.library.custom_op(
 )
 # Graphs that torch keeps on disk hold calls of both operators: a change of either's arguments must change its name.
 # The second overwrites the tape, which nobody else sees: declared as a mutation, torch.compile would copy it first.
-_layer_backward = torch.library.custom_op(
+_layer_backward = library.custom_op(
     "fastlstm::layer_backward",
     passes.backward,
     mutates_args=(),

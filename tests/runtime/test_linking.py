@@ -28,9 +28,9 @@ def twice(n):
     return sum_to(n) + sum_to(n + 1)
 
 
-def names(library, declared: bool) -> set[str]:
-    """Which of the functions above a library declares, or defines."""
-    found = " ".join(f.name for f in library._final_module.functions if bool(f.is_declaration) == declared)
+def names(compiled, declared: bool) -> set[str]:
+    """Which of the functions above the code of a compiled one declares, or defines."""
+    found = " ".join(f.name for f in compiled.library._final_module.functions if bool(f.is_declaration) == declared)
     return {name for name in ("double", "sum_to", "twice") if name in found}
 
 
@@ -39,9 +39,9 @@ def test_a_worker_links_all_that_it_calls_and_optimises_once() -> None:
     whole = numba.njit("intp(intp)", **WHOLE)(lambda n: twice(n) + sum_to(n))
     assert whole(60) == 2 * sum(min(2 * k, 100) for k in range(60)) + sum(min(2 * k, 100) for k in range(61))
     (part,), (result,) = sum_to.overloads.values(), whole.overloads.values()
-    assert names(part.library, declared=False) == {"sum_to"}, "a part was linked"
-    assert names(part.library, declared=True) == {"double"}, "a part was optimised"
-    assert "double" not in names(result.library, declared=False), "the worker was not optimised"
+    assert names(part, declared=False) == {"sum_to"}, "a part was linked"
+    assert names(part, declared=True) == {"double"}, "a part was optimised"
+    assert "double" not in names(result, declared=False), "the worker was not optimised"
 
 
 def test_a_part_is_not_called_from_python() -> None:
