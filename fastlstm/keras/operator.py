@@ -90,13 +90,11 @@ def _core(options: Options, inputs: Inputs) -> cores.Core:
 
 def _call(lstm: fastlstm.LSTM, x: Any, state: Any, lengths: Any, recurrent: Any, training: bool) -> tuple:
     """y, the state and, in training, the tape."""
-    if recurrent is not None:
-        tape = layer_call.Tape(lstm)
-        tape.recurrent = recurrent[None]
-        return *layer_call.forward(lstm, x, state, lengths, None, tape), tape
-    if training:
-        return lstm.forward(x, state, lengths=lengths)
-    return *lstm(x, state, lengths=lengths), None
+    if recurrent is None:
+        return packing.run(lstm, x, state, lengths, training)
+    tape = layer_call.Tape(lstm)
+    tape.recurrent = recurrent[None]
+    return *layer_call.forward(lstm, x, state, lengths, None, tape), tape
 
 
 def _run(options: Options, inputs: Inputs, core: cores.Core, training: bool) -> _Done:

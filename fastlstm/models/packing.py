@@ -65,25 +65,12 @@ def untake(d: np.ndarray, index: np.ndarray, shape: tuple[int, ...]) -> np.ndarr
     return out
 
 
-class Run(NamedTuple):
-    """What `run` keeps for `run_backward`."""
-
-    tape: Any
-    shape: tuple[int, ...]  # of x
-
-
 def run(
     core: fastlstm.LSTM, x: np.ndarray, state: State, lengths: np.ndarray | None, training: bool
-) -> tuple[np.ndarray, State, Run | None]:
-    """The LSTM over x (T, B, I) whose rows have these lengths, or all T steps; y is 0 behind a row's end."""
-    if not training:
-        return *core(x, state, lengths=lengths), None
-    y, state, tape = core.forward(x, state, lengths=lengths)
-    return y, state, Run(tape, x.shape)
-
-
-def run_backward(
-    core: fastlstm.LSTM, kept: Run, dy: np.ndarray, dstate: State
-) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
-    """The gradients of `run`; dy behind a row's end is not read."""
-    return core.backward(kept.tape, dy, dstate)
+) -> tuple[np.ndarray, State, Any]:
+    """y, the state and, in training, the tape of the LSTM over x whose rows have these lengths, or all steps; y is 0
+    behind a row's end.
+    """
+    if training:
+        return core.forward(x, state, lengths=lengths)
+    return *core(x, state, lengths=lengths), None

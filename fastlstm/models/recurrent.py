@@ -14,7 +14,7 @@ from fastlstm.cell import Activation, CellSpec, parameter_shapes
 from fastlstm.models import initializers, packing
 from fastlstm.models.base import Call, Layer, Result, Shape, Variable, features, turned
 from fastlstm.models.feedforward import kept_mask
-from fastlstm.models.packing import Packing, Run, State
+from fastlstm.models.packing import Packing, State
 
 KERAS_DEFAULTS = {"hard_sigmoid": (1 / 6, 0.5), "leaky_relu": (0.2,)}  # where they are not ONNX's
 NAMES = {"weight_ih": "kernel", "weight_hh": "recurrent_kernel", "bias_ih": "bias"}  # Keras's, of the core's
@@ -56,7 +56,7 @@ def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 class Tape(NamedTuple):
     """What a forward run keeps."""
 
-    run: Run | None
+    core: Any  # that of the core, in training
     packing: Packing | None
     dropped: np.ndarray | None  # (B, I), one mask for all steps
     shape: tuple[int, ...]  # of x
@@ -261,7 +261,7 @@ class LSTM(Layer):
     def run_backward(self, dy: np.ndarray, tape: Tape, dstate: State | None = None) -> tuple[np.ndarray, State]:
         """The gradients of x and of the state; those of the weights are written to `grads`."""
         T, B, _ = tape.shape
-        if tape.run is None:
+        if tape.core is None:
             raise ValueError("tape must come from a run in training")
         packed = tape.packing
         rows = slice(None) if packed is None else packed.order
@@ -269,16 +269,15 @@ class LSTM(Layer):
             dstate = np.zeros((B, self.output_size), dy.dtype), np.zeros((B, self.units), dy.dtype)
         dh, dc = (np.ascontiguousarray(part[rows])[None] for part in dstate)
         if packed is not None:
-            d = packing.untake(
-                dy, packed.place if self.return_sequences else packed.place[-1], (*tape.run.shape[:2], self.output_size)
-            )
+            places = packed.place if self.return_sequences else packed.place[-1]
+            d = packing.untake(dy, places, (*packed.source.shape, self.output_size))
         elif self.return_sequences:
             d = np.ascontiguousarray(dy)
         else:
             d, dh = _zeros((T, B, self.output_size), dy.dtype), dh + dy
         core = self._core  # with the parameters of the forward run
         assert core is not None
-        dx, (dh, dc), grads = packing.run_backward(core, tape.run, d, (dh, dc))
+        dx, (dh, dc), grads = core.backward(tape.core, d, (dh, dc))
         for name, grad in self.grads.items():
             grad[...] = grads[CORE_NAMES.get(name, name) + "_l0"]
         if packed is not None:

@@ -47,7 +47,7 @@ def test_a_cell_is_that_of_the_reference(cell, sequences):
     y, (h, c), _ = reference.forward(params, x, given, spec=spec)
     np.testing.assert_allclose(plain, y if sequences else y[-1], rtol=0, atol=TOLERANCE)
     y_train, _, tape = layer.run(x, Call(True, np.random.default_rng(1)), state)
-    drawn = tape.run.tape.drawn
+    drawn = tape.core.drawn
     assert bool(drawn) == (cell == "all")
     y, (h, c), taped = reference.forward(params, x, given, spec=spec, masks=drawn)
     np.testing.assert_allclose(y_train, y if sequences else y[-1], rtol=0, atol=TOLERANCE)
