@@ -254,19 +254,6 @@ def test_packed_weights_die_with_their_parameters() -> None:
     assert len(torch_passes._packed) <= len(alive) + 1  # the newest is dropped when the next one comes
 
 
-def test_threads_are_the_least_of_both_settings() -> None:
-    before, ours = torch.get_num_threads(), fastlstm.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        assert torch_passes._threads() == 1
-        fastlstm.torch.LSTM(64, 64)(torch.randn(20, 16, 64))[0].sum().backward()
-        assert (torch.get_num_threads(), fastlstm.get_num_threads()) == (1, ours)
-        torch.set_num_threads(64)
-        assert torch_passes._threads() == ours
-    finally:
-        torch.set_num_threads(before)
-
-
 class Encoded(Dataset):
     """Sequences that a worker process runs through a module."""
 
