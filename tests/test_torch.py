@@ -22,6 +22,7 @@ from torch_case import assert_same, flat, state, twins
 
 import fastlstm
 import fastlstm.torch
+from fastlstm.runtime import reuse
 from fastlstm.torch import operator
 from fastlstm.torch import passes as torch_passes
 
@@ -252,6 +253,24 @@ def test_packed_weights_die_with_their_parameters() -> None:
         gc.collect()
     alive = [storage for *_, storage in torch_passes._packed.values() if not storage.expired()]
     assert len(torch_passes._packed) <= len(alive) + 1  # the newest is dropped when the next one comes
+
+
+def test_large_tensors_take_memory_that_earlier_ones_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which changes no bit: of padded steps, and of a second backward pass over one graph."""
+    module, x = fastlstm.torch.LSTM(48, 32, bidirectional=True), torch.randn(60, 32, 48, requires_grad=True)
+
+    def gradients() -> list[Tensor]:
+        y = module(x, lengths=torch.arange(32))[0].sum()
+        inputs = [x, *module.parameters()]
+        return [grad for _ in range(2) for grad in torch.autograd.grad(y, inputs, retain_graph=True)]
+
+    expected, taken, empty = gradients(), [], reuse.empty
+    monkeypatch.setattr(torch_passes, "_MAPPED", reuse.LEAST)
+    monkeypatch.setattr(reuse, "empty", lambda shape, dtype: taken.append(shape) or empty(shape, dtype))
+    for _ in range(3):
+        assert all(map(torch.equal, gradients(), expected))
+    one = [(2, 60 * 32 * 6 * 32), x.shape, x.shape]  # the tape, and the gradient of x from each direction
+    assert taken == 6 * one
 
 
 class Encoded(Dataset):
