@@ -344,7 +344,7 @@ class LSTM(torch.nn.RNNBase):
             return x, x.new_zeros(shapes[0]) if self.proj_size else zeros, zeros
         h_0, c_0 = autocast(weight, hx[0], hx[1])
         for i, (state, shape) in enumerate(zip((h_0, c_0), shapes, strict=True)):
-            if tuple(state.shape) != shape:
+            if state.shape != shape:
                 raise RuntimeError(f"Expected hidden[{i}] size {shape}, got {list(state.shape)}")
             if state.dtype != x.dtype or state.device != x.device:
                 found = f"{state.dtype} on {state.device}"
