@@ -10,6 +10,7 @@ import numpy as np
 from fastlstm import checks, directions
 from fastlstm.layer_call import State, forward
 from fastlstm.parameterised import Parameterised
+from fastlstm.passes import packing
 from fastlstm.passes.short import Shape, ShortForward
 from fastlstm.plan import Plan, plan_backward, plan_forward
 from fastlstm.runtime.threads import get_num_threads
@@ -137,7 +138,8 @@ class Inference(Parameterised):
         sizes, whole = (T, B, I, self.hidden_size, D, self.dtype, threads), self._variant.whole
         if training:
             return plan_backward(*sizes, whole)
-        return plan_forward(*sizes, (not self.batch_first or B == 1) and not self._variant.normed, whole)
+        even = (not self.batch_first or B == 1) and not self._variant.normed
+        return plan_forward(*sizes, even, whole, packing.in_digits(self._variant, I, P)[1])
 
     def _prepared(self, x: Any, state: Any, training: bool) -> ShortForward | None:
         """The prepared call for arguments as they mostly are, if it is short; None for the long way."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastlstm import checks, directions
 from fastlstm.parameterised import Parameterised
-from fastlstm.passes import calls
+from fastlstm.passes import calls, packing
 from fastlstm.passes.calls import Masks, Ragged, Taped
 from fastlstm.passes.short import Recorded, ShortBackward
 from fastlstm.plan import plan_backward, plan_forward
@@ -245,7 +245,7 @@ def forward(layer: Parameterised, x: Any, state: Any, lengths: Any, reset: Any, 
             uniform = layout.offsets is not None or calls.row_stride(below) is not None
             plan = plan_forward(
                 layout.steps, layout.B, below.shape[-1], H, D, dtype, get_num_threads(),
-                uniform and not variant.normed, whole,
+                uniform and not variant.normed, whole, packing.in_digits(variant, below.shape[-1], P)[1],
             )  # fmt: skip
             if plan.chunk:
                 below = sizes.pack(below)
@@ -344,7 +344,7 @@ def backward(layer: Parameterised, tape: Tape, dy: Any, dstate: Any) -> tuple[An
             dxs = [sizes.make(x.shape[-1], dtype) for _ in range(D)]
         views = [a if k else sizes.time_first(a) for a in dxs]
         plan = plan_backward(layout.steps, layout.B, x.shape[-1], H, D, dtype, get_num_threads(), whole)
-        packs = [layer._pack("pieces" if plan.in_pieces else "backward", suffix) for suffix in layer._suffixes[k]]
+        packs = [layer._pack("pieces" if plan.in_unit else "backward", suffix) for suffix in layer._suffixes[k]]
         grads = calls.backward(
             tape.variant, layer.spec, plan, x, packs, [Taped(*cell) for cell in tape.cells[k]], *tape.states[k],
             d, dh_n[rows], dc_n[rows], views, dh_0[rows], dc_0[rows], reverse, tape.ragged[k], tape.masks[k],

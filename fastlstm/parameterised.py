@@ -130,6 +130,11 @@ class Parameterised:
         """What a copy takes: nothing that was derived or prepared."""
         return self.__dict__ | {"_packed": {}}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What kernels are compiled for depends on the processor, which may be another one than where this was kept."""
+        vars(self).update(state)
+        self._variant = packing.variant_of(self.spec, self.dtype)
+
     def _bind(self) -> tuple[list[Any], object]:
         """The packed weights of all layers, and the epoch of the parameters in which they hold, if they do so beyond
         this call.

@@ -15,7 +15,12 @@ BARRIER_US = 0.3
 # Serial microseconds below which threads are not made to meet: on a busy machine a thread that waits for one without a
 # core loses milliseconds.
 MEETING_US = 150.0
-GFLOPS = 100.0  # what one core is taken to do, to weigh work against a region or a barrier
+# What one core is taken to do, to weigh work against a region or a barrier, and the rows from which on it does: with
+# fewer, the tile waits for weights, or the matrix unit's is partly empty.
+GFLOPS, FULL_ROWS = 100.0, 4
+UNIT_GFLOPS, UNIT_ROWS = 250.0, 8
+DIGIT_UNITS = 64  # hidden units from which on forward computes R h in the matrix unit (`simd.digits`),
+DIGIT_FEATURES = 20  # and then features from which on W x
 PIECE_UNITS = 64  # hidden units from which on backward multiplies in the matrix unit; below, to split takes longer
 # Rows of a batch from which on it computes dh too: for fewer its tiles are mostly empty, and W_hh is larger in pieces.
 TILED_ROWS = 12
@@ -30,8 +35,10 @@ class Plan(NamedTuple):
     by_units: bool  # threads split hidden units, and meet once a step, rather than rows
     chunk: int  # steps whose W x (forward) or dW, dx (backward) are computed at once; 0: with each step
     reason: str
-    in_pieces: bool  # whether the matrix unit multiplies (`simd.amx`)
-    expected_us: float  # microseconds that the model expects of it, where a core does `GFLOPS`
+    in_unit: (
+        bool  # whether the matrix unit multiplies: forward in digits (`simd.digits`), backward in pieces (`simd.amx`)
+    )
+    expected_us: float  # microseconds that the model expects of it, where a core does `GFLOPS`, or `UNIT_GFLOPS`
 
     def explain(self) -> str:
         """The plan in words."""
@@ -40,29 +47,39 @@ class Plan(NamedTuple):
             if self.parts == 1
             else f"{self.parts} threads split {'units' if self.by_units else 'rows'}"
         )
-        unit = "; products in the matrix unit" if self.in_pieces else ""
+        unit = "; products in the matrix unit" if self.in_unit else ""
         return f"{cut}; chunk of {self.chunk} steps; {self.reason}{unit}"
 
 
 def _share(
-    B: int, H: int, flops: float, threads: int, D: int, vectors: int, weights: int, T: int, meet: bool
+    B: int,
+    H: int,
+    flops: float,
+    threads: int,
+    D: int,
+    vectors: int,
+    weights: int,
+    T: int,
+    meet: bool,
+    unit: bool = False,
 ) -> tuple[int, bool, str, float]:
     """Parts, whether they split units, why, and the microseconds expected; `vectors` are the units that can be split,
-    in vectors, and `meet` tells whether parts of rows meet too.
+    in vectors, `meet` tells whether parts of rows meet too, and `unit` whether the matrix unit does it all.
     """
     per_direction = max(1, threads // D)
-    serial_us = flops / GFLOPS / 1e3
+    gflops, full = (UNIT_GFLOPS, UNIT_ROWS) if unit else (GFLOPS, FULL_ROWS)
+    serial_us = flops / gflops / 1e3
     side = 1 / min(threads, D)  # directions side by side
     if per_direction == 1 or serial_us < (MEETING_US if meet else 3 * REGION_US):
         reason = "one thread is enough" if per_direction > 1 else "one thread"
-        return 1, False, reason, serial_us / min(1.0, B / 4) * side
+        return 1, False, reason, serial_us / min(1.0, B / full) * side
     by_rows, by_units = min(per_direction, B), min(per_direction, vectors)
     # Splitting rows, every thread reads all weights at each step; splitting units, its share, which may fit its own
     # L2, but they meet at each step.
     rows = -(-B // by_rows)
-    efficient = min(1.0, rows / 4)  # fewer rows than four leave the tile waiting for weights
+    efficient = min(1.0, rows / full)
     rows_us = serial_us / by_rows / efficient * (1.15 if weights > L2 and rows < 64 else 1.0)
-    units_us = serial_us / by_units / min(1.0, B / 4) + T * BARRIER_US * by_units
+    units_us = serial_us / by_units / min(1.0, B / full) + T * BARRIER_US * by_units
     if by_units > 1 and units_us < rows_us and serial_us >= MEETING_US:
         return by_units, True, "few rows: each thread keeps its share of the weights", units_us * side
     return by_rows, False, "rows are independent", rows_us * (rows * by_rows / B) * side  # the longest part's
@@ -70,22 +87,32 @@ def _share(
 
 @lru_cache(maxsize=256)
 def plan_forward(
-    T: int, B: int, I: int, H: int, D: int, dtype, threads: int, uniform: bool, whole: bool = False
+    T: int,
+    B: int,
+    I: int,
+    H: int,
+    D: int,
+    dtype,
+    threads: int,
+    uniform: bool,
+    whole: bool = False,
+    unit: bool = False,
 ) -> Plan:
     """The plan of a forward pass; `uniform`: the rows of x are equally far apart over steps and batch; `whole`: units
-    need all others of their row, so that threads cannot split them.
+    need all others of their row, so that threads cannot split them; `unit`: the matrix unit multiplies.
     """
     item, lanes = np.dtype(dtype).itemsize, target().lanes(dtype)
     flops = 8.0 * H * (I + H) * T * B
     vectors = -(-H // lanes)
+    unit = unit and B > 1  # a single row stays in vector registers
     parts, by_units, reason, us = _share(
-        B, H, flops * D, threads, D, 1 if whole else vectors, 4 * H * (I + H) * item, T, meet=False
+        B, H, flops * D, threads, D, 1 if whole else vectors, 4 * H * (I + H) * item, T, meet=False, unit=unit
     )
     chunk = 0
     if uniform and (by_units or parts == 1) and B <= FEW_ROWS and T > 1:
         room = L2 // 4 // (16 * vectors * lanes // 4 * item * B)
         chunk = max(1, min(T, room, -(-96 // B)))
-    return Plan(parts, by_units, chunk, reason, False, us)
+    return Plan(parts, by_units, chunk, reason, unit, us)
 
 
 @lru_cache(maxsize=256)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from fastlstm.kernels.digits import add_product, configure_digits, pack_digits, panel_of
+from fastlstm.kernels.digits import split_rows as split_into_digits
 from fastlstm.kernels.gemm import gemm
+from fastlstm.kernels.pack import pack_gates
 from fastlstm.kernels.pieces import hold, multiply, pack_pieces, panel_at, split_rows, split_transposed
 from fastlstm.runtime.linking import WHOLE
 from fastlstm.simd.amx import release
@@ -181,5 +184,27 @@ def run_pieces(
         fits, hold(b_pieces), rows, vectors, depth, a, a_row, a_pieces, b, at, pointer(start, v), start_row,
         pointer(c, v), c_row,
     )  # fmt: skip
+    release()
+    restore_mode(mode)
+
+
+@compiled
+def run_digits(
+    v, rows, depth, hidden, a, a_row, w, start, start_row, c, c_row, a_digits, factors, b, b_digits, scratch, sums
+):
+    """The product of A (rows, depth) with the transpose of w (4H, depth) in whole numbers, all panels side by side."""
+    a, w, b = pointer(a, v), pointer(w, v), pointer(b, v)
+    width = 4 * lanes(v)
+    mode = flush_denormals()
+    pack_gates(w, hidden, depth, b, 0, depth)
+    pack_digits(w, hidden, depth, b_digits, scratch)
+    split_into_digits(rows, depth, a, a_row, pointer(b_digits, v), a_digits, pointer(factors, v))
+    configure_digits(min(rows, lanes(v)))
+    for panel in range((hidden + lanes(v) - 1) // lanes(v)):
+        add_product(
+            rows, depth, a, a_row, a_digits, pointer(factors, v), b + panel * depth * width,
+            panel_of(b_digits, depth, panel), pointer(start, v) + panel * width, start_row,
+            pointer(c, v) + panel * width, c_row, sums,
+        )  # fmt: skip
     release()
     restore_mode(mode)

@@ -13,6 +13,7 @@ from layer_case import LayerCase
 
 import fastlstm
 
+SIZES = [(5, 19), (33, 70)]
 VALUES = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
 
 
@@ -37,8 +38,9 @@ def compare(case: LayerCase) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("where", ["x", "h_0", "c_0"])
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
-def test_input_and_state(value: float, where: str, dtype: str) -> None:
-    case = LayerCase(T=6, B=7, I=5, H=19, layers=2, dtype=dtype)
+@pytest.mark.parametrize(("I", "H"), SIZES)
+def test_input_and_state(I: int, H: int, value: float, where: str, dtype: str) -> None:
+    case = LayerCase(T=6, B=7, I=I, H=H, layers=2, dtype=dtype)
     clean = case.found()
     row, axis = 3, -2
     if where == "x":
@@ -92,9 +94,10 @@ def test_nan_gradients_stay_in_their_row(where: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_largest_numbers(dtype: str) -> None:
+@pytest.mark.parametrize(("I", "H"), SIZES)
+def test_the_largest_numbers(I: int, H: int, dtype: str) -> None:
     """Gates of finite weights stay finite, whatever overflows on the way to them."""
-    case = LayerCase(T=5, B=3, I=4, H=17, dtype=dtype)
+    case = LayerCase(T=5, B=3, I=I, H=H, dtype=dtype)
     case.arrays["x"][...] = np.finfo(dtype).max * np.sign(case.arrays["x"])
     case.lstm.parameters["weight_ih_l0"][...] = abs(case.lstm.parameters["weight_ih_l0"])
     case.arrays["x"][...] = abs(case.arrays["x"])  # all of one sign, so that no infinity meets another
@@ -104,10 +107,11 @@ def test_the_largest_numbers(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_denormals(dtype: str) -> None:
+@pytest.mark.parametrize(("I", "H"), SIZES)
+def test_denormals(I: int, H: int, dtype: str) -> None:
     """Denormals count as zero or as what they are: neither can be told apart by the tolerance; none becomes a NaN."""
     tiny = np.finfo(dtype).smallest_subnormal
-    case = LayerCase(T=5, B=3, I=4, H=17, dtype=dtype)
+    case = LayerCase(T=5, B=3, I=I, H=H, dtype=dtype)
     for name in ("x", "h_0", "c_0", "dy", "dh_n", "dc_n"):
         case.arrays[name][...] = np.sign(case.arrays[name]) * (3 * tiny)
     case.lstm.parameters["weight_hh_l0"][...] = 5 * tiny

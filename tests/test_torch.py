@@ -226,6 +226,23 @@ def test_copies_and_pickles() -> None:
         assert torch.equal(other(x)[0], expected)
 
 
+@pytest.mark.parametrize("rows", [1, 17, 100])
+@pytest.mark.parametrize("H", [37, 65])
+def test_steps_have_the_bits_of_one_call(H: int, rows: int) -> None:
+    """Those of one step read the weights where they lie, whatever is in a row of the state."""
+    module, x = fastlstm.torch.LSTM(30, H), torch.randn(4, rows, 30)
+    for value in (1.0, torch.inf, torch.nan, 1e30):
+        given = state(module, rows)
+        given[0][0, rows // 2, H - 2] = value
+        for training in (False, True):
+            with torch.set_grad_enabled(training):
+                y, after, found = module(x, given)[0], given, []
+                for step in x:
+                    one, after = module(step[None], after)
+                    found.append(one)
+            torch.testing.assert_close(torch.cat(found), y, rtol=0, atol=0, equal_nan=True)
+
+
 def test_changed_parameters_are_seen() -> None:
     ours, theirs = twins(5, 7)
     x = torch.randn(3, 2, 5)

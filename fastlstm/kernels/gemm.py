@@ -91,3 +91,20 @@ def panels_at_once(rows, panels):
     elif rows == 1 and panels >= 2:
         return 2
     return 1
+
+
+@kernel
+def panels_gemm(rows, panels, depth, a, a_row, b, b_panel, start, start_row, start_panel, z, z_row):
+    """z = start + a b over all panels; `start_panel` is 0 where all panels start alike."""
+    width = PANEL * lanes(z)
+    at_once = panels_at_once(rows, panels) if start_panel > 0 else 1
+    panel = 0
+    while panel < panels:
+        while panel + at_once > panels:
+            at_once //= 2
+        from_ = start + panel * start_panel
+        to = z + panel * width
+        gemm(
+            rows, at_once * PANEL, depth, a, a_row, NEXT, b + panel * b_panel, b_panel, from_, start_row, to, z_row
+        )  # fmt: skip
+        panel += at_once

@@ -9,7 +9,17 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.cell import CellSpec
-from fastlstm.passes.frames import MEANS, MOMENTS, ZEROS, Backward, Forward, block_elements, piece_elements, piece_steps
+from fastlstm.passes.frames import (
+    MEANS,
+    MOMENTS,
+    ZEROS,
+    Backward,
+    Forward,
+    block_elements,
+    piece_elements,
+    piece_steps,
+    split_elements,
+)
 from fastlstm.passes.packing import Gradients, Transposed, Weights, frame_of, padded, zeros
 from fastlstm.plan import GFLOPS, TILED_ROWS, Plan
 from fastlstm.runtime import reuse
@@ -17,7 +27,7 @@ from fastlstm.runtime.memory import LINE, address, pool
 from fastlstm.runtime.threads import alone, fan_out, get_num_threads, patiently
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
-from fastlstm.simd.isa import PANEL, PIECE_DEPTH, PIECE_ROWS, PRODUCT_COLUMNS, PRODUCT_ROWS, multiplies_tiles, target
+from fastlstm.simd.isa import PANEL, PIECE_DEPTH, PIECE_ROWS, PRODUCT_COLUMNS, PRODUCT_ROWS, target
 
 LONG_S = 0.1  # seconds that a call is expected to take from which on Ctrl-C must be able to end it
 PAD = 16  # elements between the rows of workspace, so that rows of 4 KiB do not fall on the same lines of L1
@@ -205,7 +215,8 @@ def forward(
     room = 0 if plan.chunk else padded(I, dtype)  # for x before h
     h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
     panels = -(-H // lanes)
-    z = block_elements(variant, H, P, c_row, lanes)
+    split = block_elements(variant, H, P, c_row, lanes)
+    z = split + (split_elements(min(B * max(1, plan.chunk), target().block_rows), I, P) if variant.amx else 0)
     scratch = z + plan.chunk * B * -(-panels // (plan.parts if plan.by_units else 1)) * PANEL * lanes
     sizes = [2 * B * h_row, B * c_row, B * h_row if variant.holds else 0, plan.parts * scratch]
     offsets = [sum(sizes[:k]) for k in range(len(sizes))]
@@ -233,7 +244,7 @@ def forward(
                 y=address(y) + d * P * item, y_step=y_step, y_row=y_row,
                 h_n=address(h_n) + d * state_h, c_n=address(c_n) + d * state_c,
                 h=h + room * item, h_row=h_row, c=c, c_row=c_row, held=held,
-                scratch=part, scratch_part=scratch, projected=z,
+                scratch=part, scratch_part=scratch, projected=z, split=split,
                 x_packed=x.ndim == 2, y_packed=y.ndim == 2,
                 **({"gates": 0, "cells": 0} | taped), **pack, **_ragged(ragged, d, state_h, state_c),
                 **(_masks(masks[d], item) if masks else {}),
@@ -270,11 +281,11 @@ def _backward_room(
     columns = I + P if variant.normed else min(I + P, PRODUCT_COLUMNS)
     block = (2 if variant.normed else 1) * PRODUCT_ROWS * PANEL * lanes + padded(columns * min(PRODUCT_ROWS, N), dtype)
     block = max(block, target().block_rows * PANEL * lanes)
-    if plan.in_pieces:
+    if plan.in_unit:
         block = max(_piece_room(variant, columns, I, H, N, lanes), block)
     if whole:
         at_once = target().whole_rows
-        pieces = piece_elements(piece_steps(4 * H), at_once) if plan.in_pieces else 0
+        pieces = piece_elements(piece_steps(4 * H), at_once) if plan.in_unit else 0
         block = max(block, at_once * (h_row + 2 * c_row) + c_row + pieces)
     scratch = ZEROS * lanes + block
     rows, peephole = plan.chunk * B, variant.diagonal or variant.full
@@ -325,8 +336,7 @@ def backward(
     """
     (T, B), I, (D, _, P), H, dtype = _shape(x, ragged), x.shape[-1], h_0.shape, c_0.shape[2], x.dtype
     N = T * B if ragged is None else ragged.size
-    assert not plan.in_pieces or all(pack.pieces_hh is not None for pack in packs), "a plan without its pieces"
-    variant = variant._replace(amx=dtype == np.float32 and multiplies_tiles())
+    assert not plan.in_unit or all(pack.pieces_hh is not None for pack in packs), "a plan without its pieces"
     rows, places, each = _backward_room(variant, plan, N, B, I, H, P, dtype)
     space = pool.take(D * each, dtype)
     meeting = _Meeting(D, plan.parts, 16.0 * D * H * (I + H) * T * B)
@@ -352,7 +362,7 @@ def backward(
             Backward(
                 T=T, B=B, I=I, H=H, P=P, parts=plan.parts, by_units=plan.by_units, chunk=plan.chunk,
                 reverse=reverse[d], parties=D * plan.parts, meeting=meeting.place, sync=meeting.barriers[d],
-                in_pieces=plan.in_pieces, steps_in_pieces=plan.in_pieces and B >= TILED_ROWS,
+                in_pieces=plan.in_unit, steps_in_pieces=plan.in_unit and B >= TILED_ROWS,
                 x=address(x), x_row=_uniform(x),
                 h_0=address(h_0) + d * state_h, c_0=address(c_0) + d * state_c,
                 dy=address(dy) + d * P * item, dy_step=dy_step, dy_row=dy_row,
@@ -385,7 +395,8 @@ class StepCall:
         (I, H, P, B), item, L = sizes, dtype.itemsize, len(packs)
         room, lanes = padded(max(I, P), dtype), target().lanes(dtype)
         h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
-        scratch = block_elements(variant, H, P, c_row, lanes)
+        split = block_elements(variant, H, P, c_row, lanes)
+        scratch = split + (split_elements(min(B, target().block_rows), max(I, P), P) if variant.amx else 0)
         self.x = zeros(B * I, dtype).reshape(B, I)
         self.h = zeros(L * B * P, dtype).reshape(L, B, P)
         self.c = zeros(L * B * H, dtype).reshape(L, B, H)
@@ -406,6 +417,7 @@ class StepCall:
                     h=base + room * item, h_row=h_row, held=base + 2 * B * h_row * item,
                     c=base + 3 * B * h_row * item, c_row=c_row,
                     scratch=base + (3 * B * h_row + B * c_row) * item, scratch_part=scratch, projected=scratch,
+                    split=split,
                     **{name: _where(array) for name, array in zip(Weights._fields, pack, strict=True)},
                     **(_masks(masks[k], item) if masks else {}),
                 )

@@ -11,6 +11,7 @@ from fastlstm.kernels.pieces import pack_pieces as _pack_pieces
 from fastlstm.passes import backward as _backward
 from fastlstm.passes import forward as _forward
 from fastlstm.passes import step as _step
+from fastlstm.passes.digits import pack as pack_digits
 from fastlstm.passes.frames import Digest, Forward, OpenGates, PackColumns, PackForward, PackPieces
 from fastlstm.runtime.jit import read
 from fastlstm.runtime.variant import Variant
@@ -57,6 +58,7 @@ def pack_forward(variant: Variant):
         weights = pointer(f.weights, variant)
         pack_gates(pointer(f.w_ih, variant), f.H, f.I, weights, SAME, f.I + f.P)
         pack_gates(pointer(f.w_hh, variant), f.H, f.P, weights, f.I, f.I + f.P)
+        pack_digits(variant, frame)
         pack_bias(pointer(f.b_ih, variant), pointer(f.b_hh, variant), f.H, pointer(f.bias, variant))
 
     return worker

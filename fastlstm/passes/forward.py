@@ -4,12 +4,14 @@ For every step and every panel (one vector of units, its four gates): z = bias +
 cell. Rows are independent, so threads that split rows never meet; threads that split units meet at one barrier a
 step. W x is either computed for a chunk of steps beforehand (few rows: W is then read once a chunk) or as more steps
 of k of the same product (many rows). The order in which an element's products are added is the same in all these
-ways: bias, x_0 .. x_{I-1}, h_0 .. h_{H-1}.
+ways: bias, x_0 .. x_{I-1}, h_0 .. h_{H-1}; in whole numbers (`passes.digits`) bias, W x, R h, whose own order is of no
+matter.
 """
 
 from __future__ import annotations
 
 from fastlstm.kernels.gemm import BLOCK_ROWS, FULL, SAME, cut
+from fastlstm.passes.digits import add_x, of_x, split
 from fastlstm.passes.forward_step import step_by_panel
 from fastlstm.passes.forward_whole import WHOLE_ROWS, step_by_row
 from fastlstm.passes.frames import Forward
@@ -17,6 +19,7 @@ from fastlstm.passes.narrow import depth_of, first_of_sums, product, scale_x
 from fastlstm.passes.rows import at, first, lot_of, place, reset_at, rows_at, step_of, taped
 from fastlstm.runtime.jit import choose, inline, kernel, read
 from fastlstm.runtime.memory import LINE
+from fastlstm.simd.amx import release
 from fastlstm.simd.atomic import barrier, called_off, flush_denormals, rendezvous, restore_mode
 from fastlstm.simd.stored import weights_pointer
 from fastlstm.simd.tile import PANEL
@@ -49,6 +52,16 @@ def project(v, frame, panel, panel_end, t, steps, z, scratch):
     width = PANEL * lanes(z)
     row = (panel_end - panel) * width
     blocks = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
+    if v.amx and f.digits_ih != 0:
+        for block in range(blocks):
+            r = cut(rows, blocks, block)
+            count = cut(rows, blocks, block + 1) - r
+            here, start = x + r * f.x_row, pointer(f.bias, v) + panel * width
+            split(of_x(f, count, scratch), count, here, f.x_row)
+            add_x(
+                v, frame, count, panel, panel_end - panel, here, f.x_row, start, SAME, width, z + r * row, row, scratch
+            )  # fmt: skip
+        return
     for p in range(panel, panel_end):
         weights = weights_pointer(f.weights, v) + p * depth_of(v, f) * width
         bias = first_of_sums(v, f, p)
@@ -205,4 +218,6 @@ def forward(v, part, frame):
         if f.by_units:
             arrivals += f.parts
             barrier(f.sync, arrivals)
+    if v.amx and f.digits_hh != 0:
+        release()
     restore_mode(mode)

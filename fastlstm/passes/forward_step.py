@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from fastlstm.kernels.gates import memory_fwd, output_fwd
 from fastlstm.kernels.gemm import SAME, panels_at_once
+from fastlstm.passes.digits import add_both, prepare
 from fastlstm.passes.frames import Forward
 from fastlstm.passes.narrow import depth_of, first_of_sums, prepare_h, product, scaled_product
 from fastlstm.passes.rows import at, place, store_gates, taped
@@ -86,6 +87,9 @@ def step_by_panel(
     skip = f.I if f.chunk > 0 else SAME
     a = h_before + (row * f.h_row - f.I + skip)
     at_once = panels_at_once(rows, last - first)
+    h = h_before + row * f.h_row
+    if v.amx and f.digits_hh != 0:
+        prepare(v, frame, rows, h, scratch)
     if v.exact:
         prepare_h(v, frame, rows, a - skip + f.I, scratch)
     panel = first
@@ -98,7 +102,9 @@ def step_by_panel(
             start, start_row = projected + (panel - first) * width, projected_row
         else:
             start, start_row = first_of_sums(v, f, panel), SAME
-        if v.scaled:
+        if v.amx and f.digits_hh != 0:
+            add_both(v, frame, rows, panel, at_once, h, start, start_row, width, scratch, z_row, scratch)
+        elif v.scaled:
             scaled_product(v, frame, rows, panel, at_once, a, b, start, start_row, scratch, z_row)
         else:
             product(

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from fastlstm.cell import LAYER_NORM_EPS
 from fastlstm.kernels.gates import memory_fwd, output_fwd
-from fastlstm.kernels.gemm import NEXT, SAME, gemm, panels_at_once
+from fastlstm.kernels.gemm import NEXT, SAME, gemm, panels_gemm
+from fastlstm.passes.digits import add_both, add_h, add_x, prepare
 from fastlstm.passes.forward_step import carried, emit, tape_cell
 from fastlstm.passes.frames import MOMENTS, Forward
 from fastlstm.passes.rows import taped
@@ -16,23 +17,6 @@ from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import fma, lanes, leading, load, pointer, root, splat, store, total
 
 WHOLE_ROWS = target().whole_rows
-
-
-@kernel
-def product(rows, panels, depth, a, a_row, b, b_panel, start, start_row, start_panel, z, z_row):
-    """z = start + a b over all panels; `start_panel` is 0 where all panels start alike."""
-    width = PANEL * lanes(z)
-    at_once = panels_at_once(rows, panels) if start_panel > 0 else 1
-    panel = 0
-    while panel < panels:
-        while panel + at_once > panels:
-            at_once //= 2
-        from_ = start + panel * start_panel
-        to = z + panel * width
-        gemm(
-            rows, at_once * PANEL, depth, a, a_row, NEXT, b + panel * b_panel, b_panel, from_, start_row, to, z_row
-        )  # fmt: skip
-        panel += at_once
 
 
 @inline
@@ -176,25 +160,37 @@ def step_by_row(
     if v.normed or v.projected:  # zeros, as the start of sums
         for k in range(0, width, count):
             store(scratch + k, splat(0.0, scratch))
-    if v.normed:
-        product(rows, panels, f.I, a, f.h_row, weights, depth * width, scratch, SAME, SAME, u, z_row)
+    if v.amx and f.digits_hh != 0:
+        h = a + f.I
+        prepare(v, frame, rows, h, scratch)
+        if v.normed:
+            add_x(v, frame, rows, 0, panels, a, f.h_row, scratch, SAME, SAME, u, z_row, scratch)
+            add_h(v, frame, rows, 0, panels, h, scratch, SAME, SAME, z, z_row, scratch)
+        elif f.chunk > 0:
+            add_both(v, frame, rows, 0, panels, h, projected, projected_row, width, z, z_row, scratch)
+        else:
+            add_both(v, frame, rows, 0, panels, h, pointer(f.bias, v), SAME, width, z, z_row, scratch)
+    elif v.normed:
+        panels_gemm(rows, panels, f.I, a, f.h_row, weights, depth * width, scratch, SAME, SAME, u, z_row)
         weights = weights + f.I * width
-        product(rows, panels, f.P, a + f.I, f.h_row, weights, depth * width, scratch, SAME, SAME, z, z_row)
+        panels_gemm(rows, panels, f.P, a + f.I, f.h_row, weights, depth * width, scratch, SAME, SAME, z, z_row)
     elif f.chunk > 0:
         weights = weights + f.I * width
-        product(rows, panels, f.P, a + f.I, f.h_row, weights, depth * width, projected, projected_row, width, z, z_row)
+        panels_gemm(
+            rows, panels, f.P, a + f.I, f.h_row, weights, depth * width, projected, projected_row, width, z, z_row
+        )
     else:
-        product(rows, panels, depth, a, f.h_row, weights, depth * width, pointer(f.bias, v), SAME, width, z, z_row)
+        panels_gemm(rows, panels, depth, a, f.h_row, weights, depth * width, pointer(f.bias, v), SAME, width, z, z_row)
     if v.normed:
         for r in range(rows):
             normalised(v, frame, lot, t, row + r, u + r * z_row, z + r * z_row)
     if v.full:
         c = pointer(f.c, v) + row * c_row
-        product(rows, panels, f.H, c, c_row, pointer(f.w_ch, v), f.H * width, z, z_row, width, z, z_row)
+        panels_gemm(rows, panels, f.H, c, c_row, pointer(f.w_ch, v), f.H * width, z, z_row, width, z, z_row)
     for r in range(rows):
         memories(v, frame, row + r, z + r * z_row, inner + r * c_row)
     if v.full and v.output_new:
-        product(rows, panels, f.H, inner, c_row, pointer(f.w_ch_new, v), f.H * width, z, z_row, width, z, z_row)
+        panels_gemm(rows, panels, f.H, inner, c_row, pointer(f.w_ch_new, v), f.H * width, z, z_row, width, z, z_row)
     for r in range(rows):
         outputs(v, frame, lot, t, following, row + r, z + r * z_row, inner + r * c_row, inner + r * c_row, h_after)
     if v.projected:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fastlstm.runtime.variant import Variant
-from fastlstm.simd.isa import DEPTH, PANEL, PIECES, SIDE, STEP, TILE, TILE_ROW, target
+from fastlstm.simd.isa import DEPTH, DIGITS, PANEL, PIECES, SIDE, STEP, STRETCH, TILE, TILE_ROW, target
 
 ZEROS = 4 * PANEL  # vectors of zeros at the head of each part's scratch: the start of sums, as wide as the widest tile
 WIDE = 2 * PANEL  # vectors of the widest tile
@@ -50,9 +50,12 @@ class Forward(NamedTuple):
     h_row: int
     c: int  # workspace: (B, c_row)
     c_row: int
-    scratch: int  # workspace of each part: z of a block of rows, then W x of a chunk
+    scratch: int  # workspace of each part: z of a block of rows, digits, then W x of a chunk
     scratch_part: int
     projected: int  # where in it W x begins
+    split: int  # where in it what the matrix unit needs begins
+    digits_ih: int = 0  # w_ih in digits (`kernels.digits`), or 0; not without
+    digits_hh: int = 0  # w_hh
     # ragged
     offsets: int = 0  # (T + 1,): where on the tape each step begins, and the last one ends
     order: int = 0  # (B,): the row of each rank
@@ -198,6 +201,9 @@ class PackForward(NamedTuple):
     b_hh: int  # (4H,)
     weights: int  # [panel][I + P][gate][lane]
     bias: int  # zeros, [panel][gate][lane]
+    digits_ih: int  # w_ih in digits, or 0
+    digits_hh: int  # w_hh
+    scratch: int  # of 16 rows in digits
 
 
 class PackColumns(NamedTuple):
@@ -246,6 +252,8 @@ class StepForward(NamedTuple):
     B: int
     I: int
     H: int
+    digits_ih: int  # whether W x is computed in digits
+    digits_hh: int  # and R h
     space: int  # workspace: `forward_workspace` elements
     w_ih: int  # (4H, I)
     w_hh: int  # (4H, H)
@@ -299,6 +307,23 @@ def piece_elements(steps: int, columns: int) -> int:
     return (TILE_ROW + steps * -(-columns // SIDE) * PIECES * TILE) // 4
 
 
+def digit_elements(columns: int) -> int:
+    """Elements of the digits of 16 rows of so many columns."""
+    return -(-columns // STRETCH) * DIGITS * TILE // 4
+
+
+def digits_elements(H: int, depth: int) -> int:
+    """Elements of a matrix (4H, depth) in digits: two scales for each step of k, then panels."""
+    panel = (1 + PANEL + PANEL * DIGITS) * TILE_ROW // 4 + PANEL * digit_elements(depth)
+    return 2 * -(-depth // STRETCH) * STRETCH + -(-H // SIDE) * panel
+
+
+def split_elements(rows: int, I: int, P: int) -> int:
+    """Elements of scratch for some rows of x and h in digits, with factors for each, and for the sums of a panel."""
+    tiles = -(-rows // SIDE)
+    return TILE_ROW // 4 + PANEL * DIGITS * TILE // 4 + tiles * (2 * SIDE + digit_elements(I) + digit_elements(P))
+
+
 def block_elements(variant: Variant, H: int, P: int, c_row: int, lanes: int) -> int:
     """Elements of scratch for z of a block of rows and a panel; of narrow weights another one, for a second sum, and a
     widened block of k; of exact sums also, of each row, whether it fits in bytes, and three planes of bytes. Where a
@@ -313,9 +338,14 @@ def block_elements(variant: Variant, H: int, P: int, c_row: int, lanes: int) -> 
     return vectors * PANEL * lanes + planes
 
 
-def forward_workspace(B: int, lanes: int) -> int:
+def forward_workspace(B: int, I: int, H: int, lanes: int, digits: bool) -> int:
     """Elements of workspace; `lanes` are the elements of a vector."""
-    return (1 + DEPTH + B) * PANEL * lanes
+    registers = (1 + DEPTH + B) * PANEL * lanes
+    if not digits:
+        return registers
+    matrices = digits_elements(1, I) + digits_elements(1, H)
+    other = B * PANEL * lanes  # z of rows that cannot be split
+    return registers + other + split_elements(B, I, H) + matrices + max(digit_elements(I), digit_elements(H))
 
 
 def backward_workspace(T: int, B: int, H: int, row: int, lanes: int) -> int:

@@ -12,12 +12,23 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.cell import CellSpec
-from fastlstm.passes.frames import ZEROS, Digest, PackColumns, PackForward, PackPieces, piece_elements, piece_steps
+from fastlstm.passes.frames import (
+    ZEROS,
+    Digest,
+    PackColumns,
+    PackForward,
+    PackPieces,
+    digit_elements,
+    digits_elements,
+    piece_elements,
+    piece_steps,
+)
+from fastlstm.plan import DIGIT_FEATURES, DIGIT_UNITS
 from fastlstm.rounding import Rounded
 from fastlstm.runtime.memory import address, aligned
 from fastlstm.runtime.variant import Function, Variant
 from fastlstm.runtime.workers import worker
-from fastlstm.simd.isa import multiplies_bytes, target
+from fastlstm.simd.isa import multiplies_bytes, multiplies_tiles, target
 
 Params = Mapping[str, np.ndarray]
 GATES = ("i", "f", "g", "o")
@@ -28,6 +39,8 @@ class Weights(NamedTuple):
 
     weights: np.ndarray
     bias: np.ndarray
+    digits_ih: np.ndarray | None = None
+    digits_hh: np.ndarray | None = None
     peep: np.ndarray | None = None
     w_ch: np.ndarray | None = None
     w_ch_new: np.ndarray | None = None
@@ -55,9 +68,20 @@ class Transposed(NamedTuple):
     shift_c: np.ndarray | None = None
 
 
+def plain_variant(dtype: str, training: bool = False) -> Variant:
+    """What a call of the plain cell is compiled for."""
+    return Variant(dtype, training, amx=dtype == "float32" and multiplies_tiles())
+
+
+def in_digits(variant: Variant, I: int, P: int) -> tuple[bool, bool]:
+    """Whether W x and R h of so many features and units are computed in whole numbers; sums must fit 32 bits."""
+    of_h = variant.amx and DIGIT_UNITS <= P <= 1 << 15
+    return of_h and DIGIT_FEATURES <= I <= 1 << 15, of_h
+
+
 def variant_of(spec: CellSpec, dtype: np.dtype) -> Variant:
     """What inference through a dense batch is compiled for."""
-    plain = Variant(dtype.name)
+    plain = plain_variant(dtype.name)
     kinds = [Function(kind.name, kind.alpha, kind.beta) for kind in spec.activations]
     standard = spec.clip is None and kinds == [plain.gates, plain.candidate, plain.output]
     diagonal, full = spec.peephole == "diagonal", spec.peephole == "full"
@@ -182,9 +206,15 @@ def pack_forward(spec: CellSpec, variant: Variant, p: Params) -> Weights:
     b_ih, b_hh = (_all_gates(p[name], gates) if spec.bias else np.zeros(rows, dtype) for name in ("bias_ih", "bias_hh"))
     units = padded(H, dtype)
     weights, bias = aligned(4 * units * (I + P), dtype), zeros(4 * units, dtype)
-    frame = frame_of(PackForward(I, H, P, *map(address, (w_ih, w_hh, b_ih, b_hh, weights, bias))))
-    worker("pack_forward", Variant(variant.dtype)).run(0, address(frame))
-    packed = Weights(weights, bias)
+    of_x, of_h = (
+        aligned(digits_elements(H, n), dtype) if wanted else None
+        for n, wanted in zip((I, P), in_digits(variant, I, P), strict=True)
+    )
+    scratch = None if of_h is None else aligned(digit_elements(max(I, P)), dtype)
+    split = [0 if array is None else address(array) for array in (of_x, of_h, scratch)]
+    frame = frame_of(PackForward(I, H, P, *map(address, (w_ih, w_hh, b_ih, b_hh, weights, bias)), *split))
+    worker("pack_forward", Variant(variant.dtype, amx=variant.amx)).run(0, address(frame))
+    packed = Weights(weights, bias, of_x, of_h)
     if spec.peephole == "diagonal":
         packed = packed._replace(peep=_gate_panels(_all_gates(p["weight_ch"], spec.peephole_gates)))
     if spec.peephole == "full":
@@ -206,7 +236,7 @@ def rounded_variant(variant: Variant, weights: str, P: int) -> Variant:
     """What a plain variant becomes where matrices are rounded."""
     # Gates and activations of the plain cell keep h within 1, unless a caller's state is beyond; sums must fit 32 bits.
     exact = weights == "int8" and variant.standard and multiplies_bytes() and P <= 1 << 16
-    return variant._replace(weights=weights, exact=exact)
+    return variant._replace(weights=weights, exact=exact, amx=False)
 
 
 def pack_rounded(spec: CellSpec, variant: Variant, p: Params, w_ih: Rounded, w_hh: Rounded) -> Weights:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.passes.calls import PAD
-from fastlstm.passes.frames import Forward, block_elements
-from fastlstm.passes.packing import Weights, padded
+from fastlstm.passes.frames import Forward, block_elements, split_elements
+from fastlstm.passes.packing import Weights, in_digits, padded
 from fastlstm.passes.short_step import Seat, ShortBackward, ShortStep, is_plain, is_plain_pair
 from fastlstm.plan import GFLOPS, REGION_US, ROWS, Plan, plan_forward
 from fastlstm.runtime.memory import address, addresses, aligned
@@ -34,6 +34,7 @@ Lie = Callable[[], "list[np.ndarray] | None"]
 _AT = {name: index for index, name in enumerate(Forward._fields)}
 X, Y, H_0, C_0, H_N, C_N = (_AT[name] for name in ("x", "y", "h_0", "c_0", "h_n", "c_n"))
 WEIGHTS, BIAS, GATES, CELLS = (_AT[name] for name in ("weights", "bias", "gates", "cells"))
+DIGITS = _AT["digits_ih"], _AT["digits_hh"]
 
 Recorded = tuple[np.ndarray, list[State], State, "ShortBackward | None"]  # x (T, B, I), tape, (h_0, c_0), its backward
 
@@ -53,6 +54,7 @@ class Shape(NamedTuple):
     batch_first: bool
     dtype: np.dtype
     variant: Variant
+    alone: bool = False  # on the calling thread, whatever the number of threads
 
     def strides(self, n: int, outside: bool) -> tuple[int, int]:
         """Elements from step to step and from row to row of n features, in the caller's layout or between layers."""
@@ -65,7 +67,7 @@ class Shape(NamedTuple):
     def threads(self) -> int:
         """Threads for which calls are planned; 0 if so little is computed that their number does not matter."""
         flops = 8.0 * self.H * (max(self.I, self.width(1)) + self.H) * self.T * self.B * self.directions
-        return 0 if flops < SERIAL_FLOPS else get_num_threads()
+        return 0 if self.alone or flops < SERIAL_FLOPS else get_num_threads()
 
     def even(self, layer: int) -> bool:
         """Whether the rows of a layer's input are equally far apart."""
@@ -74,17 +76,27 @@ class Shape(NamedTuple):
     def plans(self) -> list[Plan]:
         """A plan for each layer."""
         T, B, H, D, threads = self.T, self.B, self.H, self.directions, self.threads() or 1
-        return [plan_forward(T, B, self.width(k), H, D, self.dtype, threads, self.even(k)) for k in range(self.layers)]
+        return [
+            plan_forward(
+                T, B, self.width(k), H, D, self.dtype, threads, self.even(k),
+                unit=in_digits(self.variant, self.width(k), H)[1],
+            )
+            for k in range(self.layers)
+        ]  # fmt: skip
 
-    def workspace(self, layer: int, plan: Plan) -> tuple[int, int, int, int]:
+    def workspace(self, layer: int, plan: Plan) -> tuple[int, int, int, int, int]:
         """Of one direction of a layer: elements before a row's h for its x, of such a row, of a part's scratch, and
-        where in it W x begins.
+        where in it digits and W x begin.
         """
         units, lanes = padded(self.H, self.dtype), target().lanes(self.dtype)
         room = 0 if plan.chunk else padded(self.width(layer), self.dtype)
-        projected = block_elements(self.variant, self.H, self.H, units + PAD, lanes)
+        split = block_elements(self.variant, self.H, self.H, units + PAD, lanes)
+        projected = split
+        if self.variant.amx:
+            rows = min(self.B * max(1, plan.chunk), target().block_rows)
+            projected += split_elements(rows, self.width(layer), self.H)
         scratch = projected + plan.chunk * self.B * (units // lanes) * PANEL * lanes
-        return room, room + units + PAD, scratch, projected
+        return room, room + units + PAD, scratch, split, projected
 
 
 class ShortForward:
@@ -122,7 +134,7 @@ class ShortForward:
             return False
         plans, elements = shape.plans(), 0
         for k, plan in enumerate(plans):
-            _, row, scratch, _ = shape.workspace(k, plan)
+            _, row, scratch, *_ = shape.workspace(k, plan)
             elements += shape.directions * (3 * shape.B * row + plan.parts * scratch + shape.T * shape.B * shape.H)
         return elements * shape.dtype.itemsize <= WORKSPACE and not any(plan.by_units for plan in plans)
 
@@ -133,7 +145,7 @@ class ShortForward:
         between = [aligned(s.T * s.B * s.directions * s.H, dtype) for _ in range(s.layers - 1)]
         for k, plan in enumerate(self._plans):
             I = s.width(k)
-            room, h_row, scratch, projected = s.workspace(k, plan)
+            room, h_row, scratch, split, projected = s.workspace(k, plan)
             x_step, x_row = s.strides(I, outside=k == 0)
             y_step, y_row = s.strides(s.directions * s.H, outside=k == s.layers - 1)
             if s.B == 1:
@@ -149,6 +161,7 @@ class ShortForward:
                     "y_step": y_step, "y_row": y_row, "h_row": h_row, "c_row": h_row, "h": base + room * dtype.itemsize,
                     "c": base + 2 * s.B * h_row * dtype.itemsize, "scratch": base + 3 * s.B * h_row * dtype.itemsize,
                     "scratch_part": scratch, "projected": projected,
+                    "split": split,
                     "parties": s.directions * plan.parts,
                 }  # fmt: skip
                 frames.append([values[name] for name in Forward._fields])
@@ -184,7 +197,8 @@ class ShortForward:
                 start = state or (self._nothing, self._nothing)
                 self._step.run(*weights, x, *start, y, h_n, c_n, *(tape[0] if tape else ()))
                 return y, (h_n, c_n)
-            self._renew(seat)
+            packs, seat.epoch = self._bind()
+            self._point(seat, packs)
         words = seat.words
         if state is None:
             h_0 = c_0 = self._zeros
@@ -230,11 +244,25 @@ class ShortForward:
                     self._run.run(part, frame)
             frame += self._layer
 
-    def _renew(self, seat: Seat) -> None:
-        """Let the frames point to the packed weights as they are now."""
-        packs, seat.epoch = self._bind()
+    def run_at(self, packs: list[Weights], x: int, h_0: int, c_0: int, y: int, h_n: int, c_n: int) -> None:
+        """Compute with packed weights and arrays at so many addresses, through one layer in one direction."""
+        try:
+            seat = self._seats.pop()
+        except IndexError:
+            seat = self._seat()
+        self._point(seat, packs)
+        words = seat.words
+        words[X], words[Y], words[H_0], words[C_0], words[H_N], words[C_N] = x, y, h_0, c_0, h_n, c_n
+        self._run.run(0, seat.address)
+        seat.packs = []  # they go with their owner
+        self._seats.append(seat)
+
+    def _point(self, seat: Seat, packs: list[Weights]) -> None:
+        """Let the frames point to packed weights."""
         for k, pack in enumerate(packs):
             if k >= len(seat.packs) or seat.packs[k] is not pack:
                 at = self._places[k][0]
                 seat.words[at + WEIGHTS], seat.words[at + BIAS] = address(pack.weights), address(pack.bias)
+                for index, digits in zip(DIGITS, (pack.digits_ih, pack.digits_hh), strict=True):
+                    seat.words[at + index] = 0 if digits is None else address(digits)
         seat.packs = packs

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm.passes.frames import StepBackward, StepForward, backward_workspace, forward_workspace
-from fastlstm.passes.packing import padded
+from fastlstm.passes.packing import in_digits, padded
 from fastlstm.runtime.memory import address, addresses, aligned
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import Worker, worker
@@ -85,7 +85,9 @@ class ShortStep(_Prepared):
     """One step forward of B rows."""
 
     def __init__(self, B: int, I: int, H: int, variant: Variant) -> None:
-        sizes, space = {"B": B, "I": I, "H": H}, forward_workspace(B, target().lanes(variant.dtype))
+        of_x, of_h = in_digits(variant, I, H)
+        sizes = {"B": B, "I": I, "H": H, "digits_ih": of_x, "digits_hh": of_h}
+        space = forward_workspace(B, I, H, target().lanes(variant.dtype), of_h)
         super().__init__("step_forward", variant, StepForward, sizes, space)
 
 

@@ -1,22 +1,34 @@
 """One step forward, and a few steps of a few rows backward, from the weights as they lie.
 
 The long passes pack the weights, which is paid again after every update of the parameters, and backward they add dW up
-in a transposed buffer and turn that over at the end: each costs more than all the products of a step or two. Here every
-weight is read where it is, once, and dW is written once. The order of every sum is the long passes', and so are the
-bits.
+in a transposed buffer and turn that over at the end: each costs more than all the products of a step or two. Here
+weights are read where they are, and dW is written once. Sums are the long passes', and so are the bits.
 """
 
 from __future__ import annotations
 
+from fastlstm.kernels.digits import (
+    NOTHING,
+    SUMS,
+    balance,
+    digit_bytes,
+    holds,
+    multiply,
+    pack_panel,
+    panel_of,
+)
 from fastlstm.kernels.gates import memory_bwd, memory_fwd, output_bwd, output_fwd
 from fastlstm.kernels.gemm import DEPTH, NEXT, SAME, TILE_ROWS
 from fastlstm.kernels.pack import pack_units
+from fastlstm.passes.digits import Factors, lines, split
 from fastlstm.passes.frames import WIDE, StepBackward, StepForward
 from fastlstm.passes.rows import load_gates, store_gates
 from fastlstm.runtime.jit import inline, kernel, read
+from fastlstm.simd.amx import release
 from fastlstm.simd.atomic import flush_denormals, restore_mode
+from fastlstm.simd.isa import SIDE, TILE_ROW
 from fastlstm.simd.tile import PANEL, lying_tile
-from fastlstm.simd.vector import lanes, load, pointer, splat, store
+from fastlstm.simd.vector import address, lanes, load, pointer, splat, store
 
 
 @inline
@@ -205,24 +217,81 @@ def add_product(f, panel, w, depth, a, start, start_row, packed, z):
         start, start_row = z, width
 
 
+@inline
+def in_digits(f, z):
+    """W x and R h in digits, each with room for a panel of its matrix, and where 16 rows of one are cut: behind two
+    blocks of z.
+    """
+    sums = (address(z + 2 * f.B * PANEL * lanes(z)) + TILE_ROW - 1) // TILE_ROW * TILE_ROW
+    tiles = (f.B + SIDE - 1) // SIDE
+    factors_h = sums + SUMS
+    factors_x = factors_h + lines(f.B) + tiles * digit_bytes(f.H)
+    w_hh = factors_x + lines(f.B) + tiles * digit_bytes(f.I)
+    w_ih = panel_of(w_hh, f.H, 1)
+    x = Factors(f.I, 0, w_ih, factors_x + lines(f.B), factors_x, sums)
+    h = Factors(f.H, 0, w_hh, factors_h + lines(f.B), factors_h, sums)
+    return x, h, panel_of(w_ih, f.I, 1)
+
+
 @kernel
-def step_forward(v, address):
+def cut(f, p, w, a):
+    """Cut all rows into digits, before any panel is multiplied with them."""
+    balance(w, 4 * f.H, p.depth, pointer(p.packed, w))
+    split(p, f.B, a, p.depth)
+
+
+@kernel
+def add_in_digits(f, p, panel, w, a, start, start_row, packed, z, scratch):
+    """As `add_product`, in whole numbers."""
+    width = PANEL * lanes(z)
+    factors, b = pointer(p.factors, z), panel_of(p.packed, p.depth, 0)
+    pack_panel(w, f.H, p.depth, panel, pointer(p.packed, z), b, scratch)
+    if not holds(b):
+        add_product(f, panel, w, p.depth, a, start, start_row, packed, z)
+        return
+    other = z + f.B * width  # of rows that could not be split
+    for r in range(f.B):
+        if factors[r] == NOTHING:
+            add_product(f, panel, w, p.depth, a, start, start_row, packed, other)
+            break
+    multiply(f.B, p.depth, p.digits, factors, b, start, start_row, z, width, p.sums)
+    for r in range(f.B):
+        if factors[r] == NOTHING:
+            copy(1, width, other + r * width, width, z + r * width, width)
+
+
+@kernel
+def step_forward(v, frame):
     """One step of a layer with one direction."""
-    f = read(address, StepForward)
+    f = read(frame, StepForward)
     mode = flush_denormals()
     count = lanes(v)
     width = PANEL * count
     bias = pointer(f.space, v)
     packed = bias + width
     z = packed + DEPTH * width
+    w_ih, w_hh = pointer(f.w_ih, v), pointer(f.w_hh, v)
+    x, h_0 = pointer(f.x, v), pointer(f.h_0, v)
+    if v.amx:
+        of_x, of_h, scratch = in_digits(f, z)
+        if f.digits_ih != 0:
+            cut(f, of_x, w_ih, x)
+        if f.digits_hh != 0:
+            cut(f, of_h, w_hh, h_0)
     for panel in range((f.H + count - 1) // count):
         unit = panel * count
         n = f.H - unit
         for gate in range(4):
             at = gate * f.H + unit
             store(bias + gate * count, load(pointer(f.b_ih, v) + at, n) + load(pointer(f.b_hh, v) + at, n))
-        add_product(f, panel, pointer(f.w_ih, v), f.I, pointer(f.x, v), bias, SAME, packed, z)
-        add_product(f, panel, pointer(f.w_hh, v), f.H, pointer(f.h_0, v), z, width, packed, z)
+        if v.amx and f.digits_ih != 0:
+            add_in_digits(f, of_x, panel, w_ih, x, bias, SAME, packed, z, scratch)
+        else:
+            add_product(f, panel, w_ih, f.I, x, bias, SAME, packed, z)
+        if v.amx and f.digits_hh != 0:
+            add_in_digits(f, of_h, panel, w_hh, h_0, z, width, packed, z, scratch)
+        else:
+            add_product(f, panel, w_hh, f.H, h_0, z, width, packed, z)
         for r in range(f.B):
             at, here = r * f.H + unit, z + r * width
             c_before = load(pointer(f.c_0, v) + at, n)
@@ -235,4 +304,6 @@ def step_forward(v, address):
                 gates = pointer(f.gates, v) + (4 * r * f.H + unit)
                 store_gates(gates, f.H, n, i, g_f, g, o)
                 store(pointer(f.cells, v) + at, c, n)
+    if v.amx and f.digits_hh != 0:
+        release()
     restore_mode(mode)

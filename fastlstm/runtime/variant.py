@@ -40,7 +40,7 @@ class Variant(NamedTuple):
     zoned_c: bool = False  # zoneout of c
     zoned_h: bool = False  # and of h
     weights: str = ""  # how packed weights are stored: as `dtype`, or "int8" or "bfloat16"; inference alone
-    amx: bool = False  # whether the processor's matrix unit multiplies, by pieces of float32 (`simd.amx`)
+    amx: bool = False  # whether the processor has a matrix unit to multiply with (`simd.amx`, `simd.digits`)
     exact: bool = False  # whether R h, of int8 weights and an h of at most 1, is computed in whole numbers
 
     @property

@@ -83,11 +83,11 @@ def split_pair(typingctx, low, high, to, piece):
     return types.boolean(low, high, types.intp, types.intp), codegen
 
 
-def _amx(builder, name: str, *args) -> None:
+def amx(builder, name: str, *args) -> None:
     call(builder, f"llvm.x86.{name}", ir.VoidType(), args)
 
 
-def _configure(builder, rows: list) -> None:
+def configure(builder, rows: list) -> None:
     """Give the eight tiles their rows, of 64 bytes each."""
     room = cgutils.alloca_once(builder, ir.ArrayType(BYTE, 64))
     where = builder.bitcast(room, BYTE.as_pointer())
@@ -96,7 +96,7 @@ def _configure(builder, rows: list) -> None:
     builder.store(ir.Constant(widths, [TILE_ROW] * 8), typed(builder, advance(builder, where, I64(16)), widths))
     for tile, count in enumerate(rows):
         builder.store(builder.trunc(count, BYTE), advance(builder, where, I64(48 + tile)))
-    _amx(builder, "ldtilecfg", where)
+    amx(builder, "ldtilecfg", where)
 
 
 @intrinsic
@@ -104,7 +104,7 @@ def configure_single(typingctx, rows):
     """Make the tiles ready for `single`, of so many rows, at most 16."""
 
     def codegen(context, builder, sig, args):
-        _configure(builder, [args[0]] * 7 + [I64(SIDE)])
+        configure(builder, [args[0]] * 7 + [I64(SIDE)])
         return context.get_dummy_value()
 
     return types.none(types.intp), codegen
@@ -116,7 +116,7 @@ def configure_double(typingctx, rows):
 
     def codegen(context, builder, sig, args):
         first, second = I64(SIDE), args[0]
-        _configure(builder, [first, first, second, second, first, second, first, first])
+        configure(builder, [first, first, second, second, first, second, first, first])
         return context.get_dummy_value()
 
     return types.none(types.intp), codegen
@@ -127,7 +127,7 @@ def release(typingctx):
     """Leave the tiles as they were before: not in use."""
 
     def codegen(context, builder, sig, args):
-        _amx(builder, "tilerelease")
+        amx(builder, "tilerelease")
         return context.get_dummy_value()
 
     return types.none(), codegen
@@ -156,7 +156,7 @@ def _tile_function(module: ir.Module, high: int, vectors: int) -> ir.Function:
         for r in range(high):
             at = advance(builder, base, builder.mul(row, I64(r * SIDE))) if r else base
             for v in range(vectors):
-                _amx(builder, do, index(tile_c[r][v]), advance(builder, at, I64(v * TILE_ROW)), row)
+                amx(builder, do, index(tile_c[r][v]), advance(builder, at, I64(v * TILE_ROW)), row)
 
     builder = ir.IRBuilder(entry)
     each(builder, start, start_row, "tileloadd64")
@@ -168,10 +168,10 @@ def _tile_function(module: ir.Module, high: int, vectors: int) -> ir.Function:
     b_here = advance(builder, b, b_at)
 
     def fetch(tile, base, offset):
-        _amx(builder, "tileloadd64", index(tile), advance(builder, base, I64(offset)), I64(TILE_ROW))
+        amx(builder, "tileloadd64", index(tile), advance(builder, base, I64(offset)), I64(TILE_ROW))
 
     def multiply(c, a, b):
-        _amx(builder, "tdpbf16ps", index(c), index(a), index(b))
+        amx(builder, "tdpbf16ps", index(c), index(a), index(b))
 
     if high == 1:
         at = advance(builder, a_rows[0], a_at)

@@ -23,6 +23,7 @@ PRODUCT_COLUMNS = 512  # columns of [x, h] to one product for dW: so many by PRO
 # The matrix unit (`simd.amx`): rows of a tile of A and C, columns of one of B and C; steps of k of one instruction;
 # bfloat16 that make a float32; bytes of a tile, and of its rows.
 SIDE, STEP, PIECES, TILE, TILE_ROW = 16, 32, 3, 1024, 64
+STRETCH, DIGITS = 64, 3  # likewise of bytes (`simd.digits`): steps of k of one instruction, bytes that make a float32
 PIECE_ROWS, PIECE_DEPTH = 256, 512  # rows and steps of k of A whose pieces stay in L2 while all panels of B pass
 STREAMS = 8  # registers of running hashes that a digest keeps
 
@@ -86,8 +87,8 @@ def multiplies_bytes() -> bool:
 
 @cache
 def multiplies_tiles() -> bool:
-    """Whether the target multiplies tiles of bfloat16 (AMX), and this process may use them."""
-    has = {"+amx-tile", "+amx-bf16"} <= set(processor()[2].split(","))
+    """Whether the target multiplies tiles of bfloat16 and of bytes (AMX), and this process may use them."""
+    has = {"+amx-tile", "+amx-bf16", "+amx-int8", "+avx512vnni"} <= set(processor()[2].split(","))
     return target().name == "avx512" and has and may_use_tiles()
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from fastlstm.cell import CellSpec, parameter_shapes
 from fastlstm.passes import calls, packing
 from fastlstm.passes.frames import MOMENTS
+from fastlstm.passes.short import Shape, ShortForward
 from fastlstm.passes.short_step import ShortBackward, ShortStep
 from fastlstm.plan import ROWS, plan_backward, plan_forward
 from fastlstm.runtime import reuse
@@ -227,7 +228,7 @@ def _threads() -> int:
 
 # --- short calls ------------------------------------------------------------------------------------------------------
 # Of one step forward, and of few rows backward: they read the weights as they lie, which need not be packed, nor be
-# known to be the same as before.
+# known to be the same as before, but where packed ones are so much faster that a digest of them pays.
 
 
 def _lie(*tensors: Tensor) -> bool:
@@ -237,19 +238,35 @@ def _lie(*tensors: Tensor) -> bool:
 
 @lru_cache(64)
 def _short_step(B: int, I: int, H: int, dtype: torch.dtype, keep: bool) -> ShortStep:
-    return ShortStep(B, I, H, Variant(_NAMES[dtype], keep))
+    return ShortStep(B, I, H, packing.plain_variant(_NAMES[dtype], keep))
 
 
 @lru_cache(64)
 def _short_backward(T: int, B: int, I: int, H: int, dtype: torch.dtype) -> ShortBackward:
     shape, state = (T, B, I), (1, B, H)
-    return ShortBackward(T, B, I, H, (B * H, H), shape, (T, B, H), state, Variant(_NAMES[dtype]))
+    return ShortBackward(T, B, I, H, (B * H, H), shape, (T, B, H), state, packing.plain_variant(_NAMES[dtype]))
 
 
 @lru_cache(16)
 def _zeros(n: int, dtype: torch.dtype) -> Tensor:
     """What stands for a bias where there is none."""
     return torch.zeros(n, dtype=dtype)
+
+
+@lru_cache(64)
+def _packed_step(B: int, I: int, H: int, dtype: torch.dtype) -> ShortForward | None:
+    """What runs a step of few rows from packed weights, where that is so much faster that it is worth a digest of them:
+    where they are packed in digits.
+    """
+    variant = packing.plain_variant(_NAMES[dtype])
+    shape = Shape((1, B, I), (1, B, H), (1, B, H), 1, B, I, H, 1, 1, False, np.dtype(variant.dtype), variant, True)
+    if not packing.in_digits(variant, I, H)[1] or not ShortForward.fits(shape):
+        return None
+    return ShortForward(shape, _unbound, _unbound)
+
+
+def _unbound() -> NoReturn:
+    raise AssertionError("a step is given its weights")
 
 
 def _step(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor) -> bool:
@@ -263,6 +280,10 @@ def _step(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor) -> bo
     if not _lie(*given):
         return False
     _check(call)
+    if not call.keep and (packed := _packed_step(B, x.shape[2], H, x.dtype)) is not None:
+        packs = _packs("forward", call, *_cell_of(call))
+        packed.run_at(packs, *(tensor.data_ptr() for tensor in (x, call.h_0, call.c_0, y, h_n, c_n)))
+        return True
     gates = tape.data_ptr()
     places = [tensor.data_ptr() for tensor in (*given, y, h_n, c_n)]
     places += [gates, gates + B * 4 * H * x.element_size()] if call.keep else []
@@ -369,8 +390,9 @@ def forward(*inputs: Any) -> tuple[Tensor, ...]:
         return made
     even = layout.offsets is not None or calls.row_stride(x) is not None
     plan = plan_forward(
-        layout.steps, layout.B, x.shape[-1], H, D, x.dtype, _threads(), even and not variant.normed, variant.whole
-    )
+        layout.steps, layout.B, x.shape[-1], H, D, x.dtype, _threads(), even and not variant.normed, variant.whole,
+        packing.in_digits(variant, x.shape[-1], call.h_0.shape[2])[1],
+    )  # fmt: skip
     x = x[layout.places()] if plan.chunk and call.lengths is not None else x
     calls.forward(
         variant._replace(training=call.keep), plan, x, packs, _array(call.h_0), _array(call.c_0),
@@ -410,7 +432,7 @@ def backward(dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, spent: Tensor
             dx.zero_()
     x = x if call.lengths is None else x[layout.places()]
     plan = plan_backward(layout.steps, layout.B, x.shape[-1], H, D, x.dtype, _threads(), variant.whole)
-    packs = _packs("pieces" if plan.in_pieces else "backward", call, spec, variant)
+    packs = _packs("pieces" if plan.in_unit else "backward", call, spec, variant)
     grads = calls.backward(
         variant, spec, plan, x, packs, _taped(call, tape, layout.size, variant), _array(call.h_0), _array(call.c_0),
         _view(dy, call.y_first), _array(dh_n), _array(dc_n), [_view(dx, call.x_first) for dx in dxs],

@@ -23,7 +23,7 @@ def without() -> bool:
     """Whether there is no matrix unit: nothing is planned for it then."""
     if multiplies_tiles():
         return False
-    assert not plan_backward(100, 64, 128, 128, 1, np.dtype("float32"), 1).in_pieces
+    assert not plan_backward(100, 64, 128, 128, 1, np.dtype("float32"), 1).in_unit
     return True
 
 

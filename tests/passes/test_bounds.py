@@ -1,4 +1,4 @@
-"""No pass reads or writes beyond the arrays that it is given.
+"""No pass reads or writes beyond the arrays that it is given, or beyond packed weights and workspace.
 
 Each array ends where a page begins that nobody may touch, which would end the process.
 """
@@ -16,6 +16,8 @@ import ctypes, faulthandler, mmap, sys
 import numpy as np
 faulthandler.enable()
 import fastlstm
+from fastlstm.passes import packing, short, short_step
+from fastlstm.runtime import memory
 from layer_case import LayerCase
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -33,6 +35,10 @@ def guarded(array):
     kept.append(area)
     return copy
 
+def guarded_lines(count, dtype):
+    item = np.dtype(dtype).itemsize
+    return guarded(np.full(-(-count * item // 64) * 64 // item, 1e30, dtype))[:count]
+
 for options in sys.argv[1:]:
     case = eval(f"LayerCase({options})")
     plain = case.found()
@@ -46,8 +52,22 @@ for options in sys.argv[1:]:
         found = case.found()
         assert all(np.array_equal(found[name], plain[name]) for name in plain), options
         case.inferred()
+    held = [*case.lstm.parameters.values()]  # so that a step reads them where they lie
+    assert held and all(np.array_equal(array, plain[name]) for name, array in case.found().items()), options
     if not case.bidirectional:
         case.lstm.stream(case.B).step(case.arrays["x"][0])
+memory.Pool.take = lambda self, count, dtype: guarded_lines(count, dtype)
+for module in (packing, short, short_step):
+    module.aligned = guarded_lines
+for options in sys.argv[1:]:
+    for threads in (1, 2):
+        fastlstm.set_num_threads(threads)
+        case = eval(f"LayerCase({options})")
+        plain = case.found()
+        held = [*case.lstm.parameters.values()]
+        assert held and all(np.array_equal(array, plain[name]) for name, array in case.found().items()), options
+        if not case.bidirectional:
+            case.lstm.stream(case.B).step(case.arrays["x"][0])
 for weights in ("int8", "bfloat16"):
     case = LayerCase(T=3, B=4, I=5, H=33)
     q, x = case.lstm.quantize(weights), guarded(case.arrays["x"])
@@ -65,12 +85,14 @@ ctypes.string_at(x.ctypes.data + x.nbytes, 1)  # the guard does guard: this must
 CASES = [
     "T=1, B=1, I=1, H=1",
     "T=3, B=2, I=3, H=5, dtype='float64'",
+    "T=1, B=100, I=21, H=65",
     "T=2, B=9, I=130, H=45",
     "T=5, B=7, I=17, H=33, layers=2",
     "T=40, B=4, I=20, H=65, bidirectional=True",
     "T=9, B=13, I=130, H=31, dtype='float64'",
     "T=70, B=8, I=64, H=96",
     "T=20, B=37, I=30, H=70",
+    "T=5, B=100, I=70, H=128",
 ]
 
 

@@ -17,6 +17,7 @@ CASES = [
     LayerCase(T=1, B=1, I=128, H=128),
     LayerCase(T=1, B=8, I=64, H=80, state=False),
     LayerCase(T=1, B=ROWS, I=30, H=45),
+    LayerCase(T=1, B=17, I=19, H=65),
     LayerCase(T=1, B=7, I=150, H=33, batch_first=True, bias=False),
     LayerCase(T=4, B=8, I=130, H=150),
     LayerCase(T=ROWS, B=1, I=19, H=16, unbatched=True),
@@ -72,11 +73,12 @@ def test_against_the_reference(case: LayerCase, monkeypatch: pytest.MonkeyPatch)
         np.testing.assert_allclose(found, expected[name], rtol=0, atol=allowed, err_msg=name)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("where", ["x", "dy", "dh_n", "c_0"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("where", ["x", "dy", "dh_n", "h_0", "c_0"])
 @pytest.mark.parametrize("T", [1, 2])
-def test_special_values(T: int, where: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = LayerCase(T=T, B=3, I=5, H=19)
+@pytest.mark.parametrize(("I", "H"), [(5, 19), (33, 70)])
+def test_special_values(I: int, H: int, T: int, where: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = LayerCase(T=T, B=3, I=I, H=H)
     case.arrays[where][0, 1, 2] = value
     long, short = both_ways(case, monkeypatch)
     held = case.lstm.parameters["bias_hh_l0"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +21,27 @@ import fastlstm.simd.isa as isa
 isa.may_use_tiles = lambda: False
 import numpy as np, fastlstm
 from fastlstm.plan import plan_backward
-assert not plan_backward(40, 64, 128, 128, 1, np.dtype("float32"), 1).in_pieces
+assert not plan_backward(40, 64, 128, 128, 1, np.dtype("float32"), 1).in_unit
 lstm = fastlstm.LSTM(20, 70, seed=1)
 y, state, tape = lstm.forward(np.ones((40, 16, 20), np.float32))
 dx, _, _ = lstm.backward(tape, np.ones_like(y))
 print(repr(float(np.abs(dx).sum())))
+"""
+
+
+KEPT = """
+import pickle, sys
+import fastlstm.simd.isa as isa
+if sys.argv[1] == "refused":
+    isa.may_use_tiles = lambda: False
+import numpy as np
+lstm = pickle.load(open(sys.argv[2], "rb"))
+x = np.ones((3, 2, 20), np.float32)
+stream = lstm.stream(2)
+steps = [stream.step(each).copy() for each in x]
+assert (np.stack(steps) == lstm(x)[0]).all()
+assert "matrix unit" not in lstm.plan(40, 64).explain() or sys.argv[1] == "asked"
+print(repr(float(np.abs(steps[-1]).sum())))
 """
 
 
@@ -42,7 +60,7 @@ def in_registers(monkeypatch: pytest.MonkeyPatch):
 
 def test_planned_where_it_pays() -> None:
     def planned(H: int, dtype: str) -> bool:
-        return plan.plan_backward(100, 64, 32, H, 1, np.dtype(dtype), 1).in_pieces
+        return plan.plan_backward(100, 64, 32, H, 1, np.dtype(dtype), 1).in_unit
 
     assert planned(plan.PIECE_UNITS, "float32") == multiplies_tiles()
     assert not planned(plan.PIECE_UNITS - 1, "float32")
@@ -103,3 +121,18 @@ def test_special_values_come_out_alike(value: float, where: str, in_registers) -
     if where in ("dy", "x"):
         others = [b for b in range(case.B) if b != {"dy": 77 // 70, "x": 77 // 34}[where]]
         np.testing.assert_array_equal(found["dx"][:, others], clean["dx"][:, others])
+
+
+@pytest.mark.parametrize("answer", ["asked", "refused"])
+def test_a_layer_kept_by_another_process(tmp_path: Path, answer: str) -> None:
+    """What it is compiled for is found anew: its first call may be a stream's, and this system may refuse."""
+    lstm = fastlstm.LSTM(20, 70, seed=1)
+    kept = tmp_path / "layer.pickle"
+    kept.write_bytes(pickle.dumps(lstm))
+    done = subprocess.run([sys.executable, "-c", KEPT, answer, str(kept)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    y, _ = lstm(np.ones((3, 2, 20), np.float32))
+    assert float(done.stdout) == pytest.approx(float(np.abs(y[-1]).sum()), rel=1e-5)
+    assert ("matrix unit" in lstm.plan(40, 64).explain()) == multiplies_tiles()
+    for other in (lstm.quantize("int8"), fastlstm.LSTM(20, 70, proj_size=30), fastlstm.LSTM(20, 70, dtype="float64")):
+        assert "matrix unit" not in other.plan(40, 64).explain()

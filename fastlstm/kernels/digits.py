@@ -1,0 +1,203 @@
+"""Matrix products in the processor's matrix unit in whole numbers: float32 cut into digits, and C = start + A B for one
+panel of B (`simd.digits` has the arithmetic and the layouts).
+
+Packed, B is the powers of two that balance its steps of k, for A and for B, then its panels: each a line that tells
+whether all of it could be split, a factor for each column, the excess of a row in vector registers, and the tiles.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastlstm.kernels.gemm import FULL, NEXT, SAME, gemm
+from fastlstm.runtime.jit import inline, kernel, set_word, word
+from fastlstm.simd.digits import (
+    LARGEST,
+    UNIT,
+    add_sums,
+    configure_digits,
+    inverse,
+    larger,
+    largest,
+    multiply_digits,
+    multiply_row,
+    power,
+    store_digits,
+)
+from fastlstm.simd.isa import DIGITS, PANEL, SIDE, STRETCH, TILE, TILE_ROW
+from fastlstm.simd.transpose import transpose
+from fastlstm.simd.vector import fma, load, magnitude, pointer, splat, store
+
+TOP, HALF, QUARTER = np.float32(LARGEST), np.float32(0.5), np.float32(0.25)
+ONE = np.float32(UNIT)
+BACK = np.float32(2**8)  # in each of the factors of a row and a column: the sums come without 2^16
+# Rows of larger numbers, of infinity or NaN go through registers; smaller numbers count as if the row had this one.
+BOUND, SMALLEST = np.float32(2.0**60), np.float32(2.0**-60)
+NOTHING = np.float32(0.0)
+TINY = 2.0**-126
+BLOCK = DIGITS * TILE  # bytes of the digits of a tile
+EXCESS = TILE_ROW + PANEL * TILE_ROW  # bytes before the excess of a panel
+HEAD = EXCESS + PANEL * DIGITS * TILE_ROW  # and before its tiles
+SUMS = PANEL * BLOCK  # bytes of the sums of 16 rows and a panel
+
+
+@inline
+def whole_depth(depth):
+    """Steps of k in whole stretches."""
+    return (depth + STRETCH - 1) // STRETCH * STRETCH
+
+
+@inline
+def digit_bytes(depth):
+    """Bytes of the digits of 16 rows, or columns."""
+    return whole_depth(depth) // STRETCH * BLOCK
+
+
+@inline
+def panel_bytes(depth):
+    """Bytes of a panel of B."""
+    return HEAD + PANEL * digit_bytes(depth)
+
+
+@inline
+def panel_of(packed, depth, panel):
+    """The address of a panel of B."""
+    return packed + 2 * 4 * whole_depth(depth) + panel * panel_bytes(depth)
+
+
+@inline
+def holds(panel):
+    """Whether all numbers of a panel could be split."""
+    return word(panel, 0) == 1
+
+
+@kernel
+def balance(w, rows, depth, scales):
+    """The power of two at or below a quarter of the mean magnitude of each column of w (rows, depth), 2^-126 at least,
+    then one over each of them.
+    """
+    whole, share = whole_depth(depth), QUARTER / np.float32(rows)
+    for k in range(0, whole, SIDE):
+        store(scales + k, splat(0.0, w))
+    for r in range(rows):
+        for k in range(0, depth, SIDE):
+            store(scales + k, fma(magnitude(vector_of(w + r * depth, k, depth)), share, load(scales + k)))
+    for k in range(0, whole, SIDE):
+        powers = power(larger(splat(TINY, w), load(scales + k)))
+        store(scales + k, powers)
+        store(scales + (whole + k), inverse(powers))
+
+
+@inline
+def vector_of(row, k, depth):
+    """The vector of a row that begins with k, with zeros for what is beyond its depth."""
+    return load(row + k) if k + SIDE <= depth else load(row + k, depth - k)
+
+
+@kernel
+def split_row(depth, a, scales, to):
+    """A row, each k multiplied by its scale, to digits at the address `to`; the factor that makes numbers of them, or 0
+    if it must not be split.
+    """
+    sizes = splat(0.0, a)
+    for k in range(0, depth, SIDE):
+        sizes = larger(sizes, vector_of(a, k, depth) * load(scales + k))
+    size = largest(sizes)
+    if not size <= BOUND:  # not so for a NaN
+        return NOTHING
+    size = max(size, SMALLEST)
+    factor = ONE / power(size)
+    if size * factor > TOP:
+        factor = factor * HALF
+    for k in range(0, depth, SIDE):
+        store_digits(vector_of(a, k, depth) * load(scales + k), factor, to + k // STRETCH * BLOCK + k % STRETCH)
+    for k in range((depth + SIDE - 1) // SIDE * SIDE, whole_depth(depth), SIDE):
+        store_digits(splat(0.0, a), factor, to + k // STRETCH * BLOCK + k % STRETCH)
+    return BACK / factor
+
+
+@kernel
+def split_rows(rows, depth, a, a_row, scales, to, factors):
+    """A (rows, depth), its rows `a_row` elements apart, to digits at the address `to`, and the factor of each row."""
+    for r in range(rows):
+        at = to + r // SIDE * digit_bytes(depth) + r % SIDE * TILE_ROW
+        factors[r] = split_row(depth, a + r * a_row, scales, at)
+
+
+@kernel
+def pack_panel(w, hidden, depth, panel, scales, to, scratch):
+    """A panel of the transpose of w (4H, K) to digits at the address `to`; scratch takes the digits of 16 rows."""
+    whole = 1
+    factors, tiles = pointer(to + TILE_ROW, w), pointer(to + HEAD, w)
+    rows, each = pointer(scratch, w), digit_bytes(depth) // 4
+    for gate in range(PANEL):
+        for unit in range(SIDE):
+            factor = NOTHING
+            if panel * SIDE + unit < hidden:
+                row = w + (gate * hidden + panel * SIDE + unit) * depth
+                factor = split_row(depth, row, scales + whole_depth(depth), scratch + unit * TILE_ROW)
+                if factor == NOTHING:
+                    whole = 0
+            factors[gate * SIDE + unit] = factor
+        for tile in range(0, each, TILE // 4):
+            transpose(rows + tile, SIDE, tiles + (gate * each + tile), SIDE)
+    set_word(to, whole)
+    nothing = splat(0.0, w)
+    for tile in range(0, each, TILE // 4):
+        store(rows + tile, nothing)
+    for k in range(0, PANEL * DIGITS * SIDE, SIDE):
+        store(pointer(to + EXCESS, w) + k, nothing)
+    gate = digit_bytes(depth)
+    multiply_row(gate // BLOCK, scratch, to + HEAD, gate, to + EXCESS, to + EXCESS, TILE_ROW)
+
+
+@kernel
+def pack_digits(w, hidden, depth, to, scratch):
+    """The transpose of w (4H, K) to digits at the address `to`; scratch takes the digits of 16 rows."""
+    scales = pointer(to, w)
+    balance(w, 4 * hidden, depth, scales)
+    for panel in range((hidden + SIDE - 1) // SIDE):
+        pack_panel(w, hidden, depth, panel, scales, panel_of(to, depth, panel), scratch)
+
+
+@kernel
+def multiply(rows, depth, digits, factors, panel, start, start_row, c, c_row, sums):
+    """c = start + a b: of a in `digits` by a panel of B that holds. Rows that could not be split, with a factor of 0,
+    are left as they are; `sums` takes `SUMS` bytes. The tiles come configured for 16 rows, or for `rows` if these are
+    fewer.
+    """
+    columns, tiles = pointer(panel + TILE_ROW, c), panel + HEAD
+    each = digit_bytes(depth)
+    for r in range(0, rows, SIDE):
+        here = min(SIDE, rows - r)
+        if rows > SIDE and 1 < here < SIDE:
+            configure_digits(here)
+        a = digits + r // SIDE * each
+        if here == 1:
+            multiply_row(each // BLOCK, a, tiles, each, panel + EXCESS, sums, TILE)
+        else:
+            for gate in range(PANEL):
+                multiply_digits(each // BLOCK, a, tiles + gate * each, sums + gate * BLOCK)
+        for i in range(here):
+            factor, from_, to = factors[r + i], start + (r + i) * start_row, c + (r + i) * c_row
+            if factor != NOTHING:
+                for gate in range(PANEL):
+                    k = gate * SIDE
+                    store(to + k, add_sums(sums + gate * BLOCK, i, load(columns + k), factor, load(from_ + k)))
+        if rows > SIDE and 1 < here < SIDE:
+            configure_digits(SIDE)
+
+
+@kernel
+def add_product(rows, depth, a, a_row, digits, factors, b, panel, start, start_row, c, c_row, sums):
+    """c = start + a b as `multiply` computes it. What could not be split, of b all and of a single rows, registers
+    multiply, so that a row's bits do not depend on others.
+    """
+    if not holds(panel):
+        gemm(rows, FULL, depth, a, a_row, NEXT, b, SAME, start, start_row, c, c_row)
+        return
+    multiply(rows, depth, digits, factors, panel, start, start_row, c, c_row, sums)
+    for r in range(rows):
+        if factors[r] == NOTHING:
+            from_ = start + r * start_row
+            gemm(1, FULL, depth, a + r * a_row, a_row, NEXT, b, SAME, from_, SAME, c + r * c_row, c_row)

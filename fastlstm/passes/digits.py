@@ -1,0 +1,135 @@
+"""W x and R h of a step in whole numbers, where the processor has a matrix unit for bytes (`kernels.digits`): rows are
+cut into digits once, for all panels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fastlstm.kernels.digits import (
+    SUMS,
+    add_product,
+    configure_digits,
+    digit_bytes,
+    pack_digits,
+    panel_of,
+    split_rows,
+)
+from fastlstm.kernels.gemm import panels_gemm
+from fastlstm.passes.frames import Forward, PackForward
+from fastlstm.runtime.jit import inline, kernel, read
+from fastlstm.simd.atomic import flush_denormals, restore_mode
+from fastlstm.simd.isa import SIDE, TILE_ROW
+from fastlstm.simd.tile import PANEL
+from fastlstm.simd.vector import address, lanes, pointer
+
+
+class Factors(NamedTuple):
+    """A product with one of the two matrices, of a block of rows."""
+
+    depth: int
+    before: int  # steps of k of a panel in registers that come before
+    packed: int  # the matrix in digits
+    digits: int  # addresses in the scratch of a part: the rows in digits,
+    factors: int  # a factor for each of them,
+    sums: int  # and the sums of a panel
+
+
+@inline
+def lines(count):
+    """Bytes of so many numbers, in whole lines."""
+    return (4 * count + TILE_ROW - 1) // TILE_ROW * TILE_ROW
+
+
+@inline
+def first_line(f, scratch):
+    return (address(scratch + f.split) + TILE_ROW - 1) // TILE_ROW * TILE_ROW
+
+
+@inline
+def of_h(f, rows, scratch):
+    """R h of so many rows."""
+    sums = first_line(f, scratch)
+    factors = sums + SUMS
+    return Factors(f.P, f.I, f.digits_hh, factors + lines(rows), factors, sums)
+
+
+@inline
+def of_x(f, rows, scratch):
+    """W x of so many rows; its scratch follows that of h."""
+    sums = first_line(f, scratch)
+    factors = sums + SUMS + lines(rows) + (rows + SIDE - 1) // SIDE * digit_bytes(f.P)
+    return Factors(f.I, 0, f.digits_ih, factors + lines(rows), factors, sums)
+
+
+@kernel
+def split(p, rows, a, a_row):
+    """Cut rows into digits, before any panel is multiplied with them."""
+    split_rows(rows, p.depth, a, a_row, pointer(p.packed, a), p.digits, pointer(p.factors, a))
+    configure_digits(min(rows, SIDE))
+
+
+@kernel
+def add(v, frame, p, rows, panel, panels, a, a_row, start, start_row, start_panel, z, z_row):
+    """z = start + a b for some panels; `start_panel` is the distance between their starts."""
+    f = read(frame, Forward)
+    width = PANEL * lanes(z)
+    for k in range(panels):
+        weights = pointer(f.weights, v) + ((panel + k) * (f.I + f.P) + p.before) * width
+        add_product(
+            rows, p.depth, a, a_row, p.digits, pointer(p.factors, z), weights,
+            panel_of(p.packed, p.depth, panel + k), start + k * start_panel, start_row, z + k * width, z_row, p.sums,
+        )  # fmt: skip
+
+
+@kernel
+def prepare(v, frame, rows, h, scratch):
+    """Cut h of a block of rows, and x where it is multiplied with each step, into digits."""
+    f = read(frame, Forward)
+    if f.chunk == 0 and f.digits_ih != 0:
+        split(of_x(f, rows, scratch), rows, h - f.I, f.h_row)
+    split(of_h(f, rows, scratch), rows, h, f.h_row)
+
+
+@kernel
+def add_x(v, frame, rows, panel, panels, x, x_row, start, start_row, start_panel, z, z_row, scratch):
+    """z = start + W x for some panels, in digits or, of few features, in registers."""
+    f = read(frame, Forward)
+    if f.digits_ih != 0:
+        p = of_x(f, rows, scratch)
+        add(v, frame, p, rows, panel, panels, x, x_row, start, start_row, start_panel, z, z_row)
+    else:
+        b_panel = (f.I + f.P) * PANEL * lanes(z)
+        b = pointer(f.weights, v) + panel * b_panel
+        panels_gemm(rows, panels, f.I, x, x_row, b, b_panel, start, start_row, start_panel, z, z_row)
+
+
+@kernel
+def add_h(v, frame, rows, panel, panels, h, start, start_row, start_panel, z, z_row, scratch):
+    """z = start + R h for some panels."""
+    f = read(frame, Forward)
+    p = of_h(f, rows, scratch)
+    add(v, frame, p, rows, panel, panels, h, f.h_row, start, start_row, start_panel, z, z_row)
+
+
+@kernel
+def add_both(v, frame, rows, panel, panels, h, start, start_row, start_panel, z, z_row, scratch):
+    """z = start + W x + R h for some panels; `start` holds W x where a chunk was computed beforehand."""
+    f = read(frame, Forward)
+    if f.chunk == 0:
+        add_x(v, frame, rows, panel, panels, h - f.I, f.h_row, start, start_row, start_panel, z, z_row, scratch)
+        start, start_row, start_panel = z, z_row, PANEL * lanes(z)
+    add_h(v, frame, rows, panel, panels, h, start, start_row, start_panel, z, z_row, scratch)
+
+
+@kernel
+def pack(v, frame):
+    """The matrices in digits, those that are wanted so."""
+    if v.amx:
+        f = read(frame, PackForward)
+        mode = flush_denormals()  # as steps that read the weights where they lie
+        if f.digits_ih != 0:
+            pack_digits(pointer(f.w_ih, v), f.H, f.I, f.digits_ih, f.scratch)
+        if f.digits_hh != 0:
+            pack_digits(pointer(f.w_hh, v), f.H, f.P, f.digits_hh, f.scratch)
+        restore_mode(mode)

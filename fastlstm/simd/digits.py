@@ -1,0 +1,278 @@
+"""Products of float32 in the matrix unit of a processor that multiplies tiles of bytes (AMX), in whole numbers.
+
+The numbers of a row of A, multiplied by a power of two, are rounded to whole numbers of 24 bits, and these cut into
+three *digits* of a byte with sign: q = d1 * 2^16 + d2 * 2^8 + d3; the columns of B likewise. Of the nine products of
+two numbers' digits the six largest matter; what is left out, and what rounding takes, is below 2^-20 of the product of
+the row's and the column's largest numbers, and mostly far below. Sums of digits' products are whole numbers: exact, and
+so the same in any order: a row alone, for which vector registers are faster (VNNI), has the bits of a row of a batch.
+(Ootomo, Ozaki, Yokota: DGEMM on integer matrix multiplication unit, 2024, after Ozaki, Ogita, Oishi, Rump: Error-free
+transformations of matrix multiplication by using fast routines of matrix multiplication, 2012.)
+
+Features of x may differ in size by much, and weights make up for it. So that the small ones are not lost beside the
+large, each k is *balanced* first: A's is multiplied, and B's divided, by a power of two of about the mean weight of
+that k. (By the largest, a single large weight would take digits from all other columns; so it does from its own.)
+
+A *stretch* is `STRETCH` steps of k. One tile instruction adds, for 16 rows and 16 columns, the products of a stretch.
+Tiles of digits are 1 KiB: of A by rows, [row of 16][k], of B by fours of k, [four][column][k].
+
+    A: [16 rows][stretch][digit]        B: [gate][stretch][digit]
+
+Sums of products of equal weight share a tile of C, of 32-bit words: three for each 16 rows and gate. Vector registers
+multiply bytes without sign by bytes with sign: of a single row's digits 128 more are taken, and what that adds to each
+sum, its *excess*, is subtracted.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from fastlstm.simd.amx import amx, configure
+from fastlstm.simd.emit import BYTE, I32, I64, advance, call, fma_value, splat_value, typed, vector
+from fastlstm.simd.isa import DIGITS, PANEL, SIDE, STRETCH, TILE, TILE_ROW
+
+FLOAT = types.float32
+WORDS = ir.VectorType(I32, SIDE)
+UNIT = 2**22  # what the largest power of two in a row becomes, or half of that if its first digit were too large
+LARGEST = 127 * (2**16 + 2**8)  # number whose first digit fits a byte
+
+
+def _same(value: int) -> ir.Constant:
+    return ir.Constant(WORDS, [value] * SIDE)
+
+
+@intrinsic
+def larger(typingctx, sizes, value):
+    """The larger ones of sizes and |value|, of which a NaN is the largest."""
+
+    def codegen(context, builder, sig, args):
+        bits = [builder.bitcast(a, WORDS) for a in args]
+        size = builder.and_(bits[1], _same(0x7FFFFFFF))
+        found = call(builder, f"llvm.smax.v{SIDE}i32", WORDS, [bits[0], size])
+        return builder.bitcast(found, args[0].type)
+
+    return sizes(sizes, value), codegen
+
+
+@intrinsic
+def largest(typingctx, sizes):
+    """The largest element of what `larger` found."""
+
+    def codegen(context, builder, sig, args):
+        bits = builder.bitcast(args[0], WORDS)
+        return builder.bitcast(call(builder, f"llvm.vector.reduce.smax.v{SIDE}i32", I32, [bits]), ir.FloatType())
+
+    return FLOAT(sizes), codegen
+
+
+@intrinsic
+def power(typingctx, sizes):
+    """The powers of two at or below sizes, which are 2^-126 at least, infinite or NaN; infinity for these."""
+
+    def codegen(context, builder, sig, args):
+        bits, mask = (I32, I32(0x7F800000)) if sizes == FLOAT else (WORDS, _same(0x7F800000))
+        return builder.bitcast(builder.and_(builder.bitcast(args[0], bits), mask), args[0].type)
+
+    return sizes(sizes), codegen
+
+
+@intrinsic
+def inverse(typingctx, powers):
+    """One over such powers of two, up to 2^126; minus infinity for infinity."""
+
+    def codegen(context, builder, sig, args):
+        return builder.bitcast(builder.sub(_same(254 << 23), builder.bitcast(args[0], WORDS)), args[0].type)
+
+    return powers(powers), codegen
+
+
+@intrinsic
+def store_digits(typingctx, value, factor, to):
+    """Write the digits of a vector times a factor, a byte each, to the address `to` and a tile further each."""
+
+    def codegen(context, builder, sig, args):
+        value, factor, to = args
+        scaled = builder.fmul(value, splat_value(builder, factor, SIDE))
+        every, nearest = ir.IntType(SIDE)(-1), I32(8)
+        whole = call(
+            builder, "llvm.x86.avx512.mask.cvtps2dq.512", WORDS, [scaled, ir.Constant(WORDS, None), every, nearest]
+        )
+        to = builder.inttoptr(to, BYTE.as_pointer())
+        bytes_ = ir.VectorType(BYTE, SIDE)
+        for digit in reversed(range(DIGITS)):
+            where = typed(builder, advance(builder, to, I64(digit * TILE)), bytes_)
+            builder.store(builder.trunc(whole, bytes_), where).align = SIDE
+            if digit:  # without the digit, which may be negative
+                whole = builder.ashr(builder.add(whole, _same(128)), _same(8))
+        return context.get_dummy_value()
+
+    return types.none(value, FLOAT, types.intp), codegen
+
+
+@intrinsic
+def configure_digits(typingctx, rows):
+    """Make the tiles ready for `multiply_digits`, of so many rows, at most 16."""
+
+    def codegen(context, builder, sig, args):
+        configure(builder, [args[0]] * 6 + [I64(SIDE)] * 2)
+        return context.get_dummy_value()
+
+    return types.none(types.intp), codegen
+
+
+def _function(module: ir.Module) -> ir.Function:
+    """The LLVM function of one tile of rows by one vector: C in tiles 0 to 2, A in 3 to 5, B in 6 and 7 by turns."""
+    name = "fastlstm_digits"
+    if name in module.globals:
+        return module.globals[name]
+    pointer = BYTE.as_pointer()
+    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, pointer, pointer, pointer]), name)
+    fn.linkage = "internal"
+    fn.attributes.add("noinline")
+    stretches, a, b, c = fn.args
+    entry, loop, done = (fn.append_basic_block(n) for n in ("entry", "loop", "done"))
+
+    def tile(number):
+        return ir.IntType(8)(number)
+
+    builder = ir.IRBuilder(entry)
+    for total in range(DIGITS):
+        amx(builder, "tilezero", tile(total))
+    builder.branch(loop)
+
+    builder = ir.IRBuilder(loop)
+    left, offset = builder.phi(I64), builder.phi(I64)
+    for digit in range(DIGITS):
+        at = builder.add(offset, I64(digit * TILE))
+        amx(builder, "tileloadd64", tile(DIGITS + digit), advance(builder, a, at), I64(TILE_ROW))
+    for of_b in range(DIGITS):
+        held = tile(6 + of_b % 2)
+        amx(builder, "tileloadd64", held, advance(builder, b, builder.add(offset, I64(of_b * TILE))), I64(TILE_ROW))
+        for of_a in range(DIGITS - of_b):
+            amx(builder, "tdpbssd", tile(of_a + of_b), tile(DIGITS + of_a), held)
+    fewer = builder.sub(left, I64(1))
+    for phi, initial, following in (
+        (left, stretches, fewer),
+        (offset, I64(0), builder.add(offset, I64(DIGITS * TILE))),
+    ):
+        phi.add_incoming(initial, entry)
+        phi.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed(">", fewer, I64(0)), loop, done)
+
+    builder = ir.IRBuilder(done)
+    for total in range(DIGITS):
+        amx(builder, "tilestored64", tile(total), advance(builder, c, I64(total * TILE)), I64(TILE_ROW))
+    builder.ret_void()
+    return fn
+
+
+@intrinsic
+def multiply_digits(typingctx, stretches, a, b, c):
+    """The three sums of products of digits, for at most 16 rows and one vector; addresses of tiles."""
+    ints = types.intp
+
+    def codegen(context, builder, sig, args):
+        stretches, *places = args
+        places = [builder.inttoptr(place, BYTE.as_pointer()) for place in places]
+        builder.call(_function(builder.module), [stretches, *places])
+        return context.get_dummy_value()
+
+    return types.none(ints, ints, ints, ints), codegen
+
+
+def _row_function(module: ir.Module) -> ir.Function:
+    """The LLVM function of one row by the four gates of a panel: twelve sums in registers."""
+    name = "fastlstm_digits_row"
+    if name in module.globals:
+        return module.globals[name]
+    pointer = BYTE.as_pointer()
+    fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, pointer, pointer, I64, pointer, pointer, I64]), name)
+    fn.linkage = "internal"
+    fn.attributes.add("noinline")
+    stretches, a, b, gate_bytes, excess, c, c_step = fn.args
+    entry, loop, done = (fn.append_basic_block(n) for n in ("entry", "loop", "done"))
+    places = [(gate, total) for gate in range(PANEL) for total in range(DIGITS)]
+
+    def load(builder, base, offset, ty=WORDS):
+        value = builder.load(typed(builder, advance(builder, base, offset), ty))
+        value.align = 4
+        return value
+
+    builder = ir.IRBuilder(entry)
+    starts = [
+        builder.sub(_same(0), load(builder, excess, I64((gate * DIGITS + total) * TILE_ROW))) for gate, total in places
+    ]
+    gates = [advance(builder, b, builder.mul(gate_bytes, I64(gate))) for gate in range(PANEL)]
+    fours = builder.mul(stretches, I64(STRETCH // 4))
+    builder.branch(loop)
+
+    builder = ir.IRBuilder(loop)
+    four = builder.phi(I64)
+    phis = [builder.phi(WORDS) for _ in places]
+    sums = dict(zip(places, phis, strict=True))
+    stretch = builder.mul(builder.lshr(four, I64(4)), I64(DIGITS * TILE))
+    within = builder.and_(four, I64(STRETCH // 4 - 1))
+    a_at = builder.add(stretch, builder.mul(within, I64(4)))
+    b_at = builder.add(stretch, builder.mul(within, I64(TILE_ROW)))
+    of_a = []
+    for digit in range(DIGITS):
+        # The exclusive or comes before the splat: LLVM 22 does not end where it finds that after it.
+        word = builder.xor(load(builder, a, builder.add(a_at, I64(digit * TILE)), I32), I32(0x80808080))
+        of_a.append(splat_value(builder, word, SIDE))
+    for gate in range(PANEL):
+        for digit in range(DIGITS):
+            weights = load(builder, gates[gate], builder.add(b_at, I64(digit * TILE)))
+            for other in range(DIGITS - digit):
+                operands = [sums[gate, digit + other], of_a[other], weights]
+                sums[gate, digit + other] = call(builder, "llvm.x86.avx512.vpdpbusd.512", WORDS, operands)
+    following = builder.add(four, I64(1))
+    builder.cbranch(builder.icmp_signed("<", following, fours), loop, done)
+    for phi, initial, found in ((four, I64(0), following), *zip(phis, starts, sums.values(), strict=True)):
+        phi.add_incoming(initial, entry)
+        phi.add_incoming(found, loop)
+
+    builder = ir.IRBuilder(done)
+    for (gate, total), found in sums.items():
+        where = advance(builder, c, builder.mul(c_step, I64(gate * DIGITS + total)))
+        builder.store(found, typed(builder, where, WORDS)).align = TILE_ROW
+    builder.ret_void()
+    return fn
+
+
+@intrinsic
+def multiply_row(typingctx, stretches, a, b, gate_bytes, excess, c, c_step):
+    """The sums of one row by a panel, [gate][sum] `c_step` bytes apart, which is `TILE` where `multiply_digits` would
+    have them; `gate_bytes` from gate to gate of b. The excess, [gate][sum][column], is what zeros give without one.
+    """
+    ints = types.intp
+
+    def codegen(context, builder, sig, args):
+        stretches, a, b, gate_bytes, excess, c, c_step = args
+        a, b, excess, c = (builder.inttoptr(place, BYTE.as_pointer()) for place in (a, b, excess, c))
+        builder.call(_row_function(builder.module), [stretches, a, b, gate_bytes, excess, c, c_step])
+        return context.get_dummy_value()
+
+    return types.none(ints, ints, ints, ints, ints, ints, ints), codegen
+
+
+@intrinsic
+def add_sums(typingctx, sums, row, columns, factor, start):
+    """start + a row of the product, from the row of each sum at an address: the row's factor, by those of the
+    columns.
+    """
+
+    def codegen(context, builder, sig, args):
+        sums, row, columns, factor, start = args
+        at = advance(builder, builder.inttoptr(sums, BYTE.as_pointer()), builder.mul(row, I64(TILE_ROW)))
+        floats = vector(FLOAT)
+        high, middle, low = (
+            builder.sitofp(builder.load(typed(builder, advance(builder, at, I64(total * TILE)), WORDS)), floats)
+            for total in range(DIGITS)
+        )
+        steps = ir.Constant(floats, [256.0] * SIDE)
+        total = fma_value(builder, FLOAT, fma_value(builder, FLOAT, high, steps, middle), steps, low)
+        scaled = builder.fmul(total, columns)
+        return fma_value(builder, FLOAT, scaled, splat_value(builder, factor, SIDE), start)
+
+    return start(types.intp, types.intp, columns, FLOAT, start), codegen
