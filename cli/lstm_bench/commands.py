@@ -125,7 +125,8 @@ def _explained(explanation: bench.Explanation, bound: roofline.Bound) -> str:
         f"{case.name}: B {case.B}, T {case.T}, I {case.I}, H {case.H}, layers {case.layers}, "
         f"directions {case.directions}; {mode}, {dtype}, {m.threads} thread{'s' * (m.threads > 1)}",
         "", plan.rstrip(), "",
-        f"multiply-adds  {flops / 1e9:.4g} GFLOP at the measured peak of {limits.peak_gflops:.0f} GFLOP/s: "
+        f"multiply-adds  {flops / 1e9:.4g} GFLOP at the measured peak of vector registers, "
+        f"{limits.peak_gflops:.0f} GFLOP/s: "
         f"{summary.milliseconds(bound.compute_s)} ms",
         f"weights        {read / 1e6:.4g} MB of recurrent weights, {share / 1024:.0f} KiB a thread, "
         f"at {bound.bandwidth_gbs:.0f} GB/s: {summary.milliseconds(bound.memory_s)} ms",
