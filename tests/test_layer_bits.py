@@ -52,9 +52,18 @@ def force(monkeypatch: pytest.MonkeyPatch, parts: int, by_units: bool, chunk: in
     made = []
 
     def forward(
-        T: int, B: int, I: int, H: int, D: int, dtype: np.dtype, threads: int, uniform: bool, whole: bool
+        T: int,
+        B: int,
+        I: int,
+        H: int,
+        D: int,
+        dtype: np.dtype,
+        threads: int,
+        uniform: bool,
+        whole: bool,
+        unit: bool,
     ) -> Plan:
-        serial = layer_plans[0](T, B, I, H, D, dtype, 1, uniform, whole)
+        serial = layer_plans[0](T, B, I, H, D, dtype, 1, uniform, whole, unit)
         made.append("forward")
         return serial._replace(
             parts=parts if by_units else min(parts, B),
