@@ -70,3 +70,16 @@ class Product:
     def exact(self) -> np.ndarray:
         """C, from operands that are integers."""
         return (self.start.astype(np.int64) + self.a.astype(np.int64) @ self.b.astype(np.int64)).astype(self.dtype)
+
+
+def check_a_row_apart(
+    product: Callable[..., np.ndarray], in_registers: Callable[..., np.ndarray],
+    a: np.ndarray, b: np.ndarray, start: np.ndarray, value: float,
+) -> None:  # fmt: skip
+    """A row of A with a value that cannot be split comes out of registers, and the others as without it."""
+    clean = product(a, b, start)
+    a[18, 5] = value
+    found = product(a, b, start)
+    np.testing.assert_array_equal(found[18], in_registers(a[18:19], b, start[18:19])[0])
+    others = np.arange(len(a)) != 18
+    np.testing.assert_array_equal(found[others], clean[others])

@@ -170,7 +170,8 @@ def multiply(rows, depth, digits, factors, panel, start, start_row, c, c_row, su
     each = digit_bytes(depth)
     for r in range(0, rows, SIDE):
         here = min(SIDE, rows - r)
-        if rows > SIDE and 1 < here < SIDE:
+        partial = rows > SIDE and 1 < here < SIDE
+        if partial:
             configure_digits(here)
         a = digits + r // SIDE * each
         if here == 1:
@@ -184,7 +185,7 @@ def multiply(rows, depth, digits, factors, panel, start, start_row, c, c_row, su
                 for gate in range(PANEL):
                     k = gate * SIDE
                     store(to + k, add_sums(sums + gate * BLOCK, i, load(columns + k), factor, load(from_ + k)))
-        if rows > SIDE and 1 < here < SIDE:
+        if partial:
             configure_digits(SIDE)
 
 

@@ -18,7 +18,7 @@ from fastlstm.passes.frames import (
     block_elements,
     piece_elements,
     piece_steps,
-    split_elements,
+    split_room,
 )
 from fastlstm.passes.packing import Gradients, Transposed, Weights, frame_of, padded, zeros
 from fastlstm.plan import GFLOPS, TILED_ROWS, Plan
@@ -216,7 +216,7 @@ def forward(
     h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
     panels = -(-H // lanes)
     split = block_elements(variant, H, P, c_row, lanes)
-    z = split + (split_elements(min(B * max(1, plan.chunk), target().block_rows), I, P) if variant.amx else 0)
+    z = split + split_room(variant, B * max(1, plan.chunk), I, P)
     scratch = z + plan.chunk * B * -(-panels // (plan.parts if plan.by_units else 1)) * PANEL * lanes
     sizes = [2 * B * h_row, B * c_row, B * h_row if variant.holds else 0, plan.parts * scratch]
     offsets = [sum(sizes[:k]) for k in range(len(sizes))]
@@ -396,7 +396,7 @@ class StepCall:
         room, lanes = padded(max(I, P), dtype), target().lanes(dtype)
         h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
         split = block_elements(variant, H, P, c_row, lanes)
-        scratch = split + (split_elements(min(B, target().block_rows), max(I, P), P) if variant.amx else 0)
+        scratch = split + split_room(variant, B, max(I, P), P)
         self.x = zeros(B * I, dtype).reshape(B, I)
         self.h = zeros(L * B * P, dtype).reshape(L, B, P)
         self.c = zeros(L * B * H, dtype).reshape(L, B, H)

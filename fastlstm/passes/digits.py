@@ -15,7 +15,7 @@ from fastlstm.kernels.digits import (
     panel_of,
     split_rows,
 )
-from fastlstm.kernels.gemm import panels_gemm
+from fastlstm.kernels.gemm import SAME, panels_gemm
 from fastlstm.passes.frames import Forward, PackForward
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.atomic import flush_denormals, restore_mode
@@ -36,30 +36,35 @@ class Factors(NamedTuple):
 
 
 @inline
-def lines(count):
-    """Bytes of so many numbers, in whole lines."""
-    return (4 * count + TILE_ROW - 1) // TILE_ROW * TILE_ROW
+def whole_lines(size):
+    """So many bytes, or an address, rounded up to whole lines."""
+    return (size + TILE_ROW - 1) // TILE_ROW * TILE_ROW
 
 
 @inline
-def first_line(f, scratch):
-    return (address(scratch + f.split) + TILE_ROW - 1) // TILE_ROW * TILE_ROW
+def placed(depth, before, packed, rows, sums, at):
+    """A product whose factors, then digits, of so many rows begin at an address."""
+    return Factors(depth, before, packed, at + whole_lines(4 * rows), at, sums)
+
+
+@inline
+def end_of(p, rows):
+    """Where the digits of so many rows end."""
+    return p.digits + (rows + SIDE - 1) // SIDE * digit_bytes(p.depth)
 
 
 @inline
 def of_h(f, rows, scratch):
     """R h of so many rows."""
-    sums = first_line(f, scratch)
-    factors = sums + SUMS
-    return Factors(f.P, f.I, f.digits_hh, factors + lines(rows), factors, sums)
+    sums = whole_lines(address(scratch + f.split))
+    return placed(f.P, f.I, f.digits_hh, rows, sums, sums + SUMS)
 
 
 @inline
 def of_x(f, rows, scratch):
     """W x of so many rows; its scratch follows that of h."""
-    sums = first_line(f, scratch)
-    factors = sums + SUMS + lines(rows) + (rows + SIDE - 1) // SIDE * digit_bytes(f.P)
-    return Factors(f.I, 0, f.digits_ih, factors + lines(rows), factors, sums)
+    h = of_h(f, rows, scratch)
+    return placed(f.I, SAME, f.digits_ih, rows, h.sums, end_of(h, rows))
 
 
 @kernel

@@ -91,7 +91,7 @@ def step_by_panel(
     if v.amx and f.digits_hh != 0:
         prepare(v, frame, rows, h, scratch)
     if v.exact:
-        prepare_h(v, frame, rows, a - skip + f.I, scratch)
+        prepare_h(v, frame, rows, h, scratch)
     panel = first
     while panel < last:
         while panel + at_once > last:

@@ -166,10 +166,11 @@ def step_by_row(
         if v.normed:
             add_x(v, frame, rows, 0, panels, a, f.h_row, scratch, SAME, SAME, u, z_row, scratch)
             add_h(v, frame, rows, 0, panels, h, scratch, SAME, SAME, z, z_row, scratch)
-        elif f.chunk > 0:
-            add_both(v, frame, rows, 0, panels, h, projected, projected_row, width, z, z_row, scratch)
         else:
-            add_both(v, frame, rows, 0, panels, h, pointer(f.bias, v), SAME, width, z, z_row, scratch)
+            start, start_row = pointer(f.bias, v), SAME
+            if f.chunk > 0:
+                start, start_row = projected, projected_row
+            add_both(v, frame, rows, 0, panels, h, start, start_row, width, z, z_row, scratch)
     elif v.normed:
         panels_gemm(rows, panels, f.I, a, f.h_row, weights, depth * width, scratch, SAME, SAME, u, z_row)
         weights = weights + f.I * width

@@ -119,9 +119,7 @@ class Backward(NamedTuple):
     w_ih: int  # packed columns: K = 4H, N = I
     in_pieces: int  # amx: whether the matrix unit multiplies, for dx and dW
     steps_in_pieces: int  # and whether for dh too
-    pieces_hh: (
-        int  # then w_hh and w_ih in pieces: a line that tells whether they hold, then [panel][step][vector][piece]
-    )
+    pieces_hh: int  # w_hh, then w_ih, in pieces: a line that tells whether they hold, [panel][step][vector][piece]
     pieces_ih: int
     dx: int  # (T, B, I), last axis contiguous
     dx_step: int
@@ -322,6 +320,11 @@ def split_elements(rows: int, I: int, P: int) -> int:
     """Elements of scratch for some rows of x and h in digits, with factors for each, and for the sums of a panel."""
     tiles = -(-rows // SIDE)
     return TILE_ROW // 4 + PANEL * DIGITS * TILE // 4 + tiles * (2 * SIDE + digit_elements(I) + digit_elements(P))
+
+
+def split_room(variant: Variant, rows: int, I: int, P: int) -> int:
+    """`split_elements` of some rows, of which at most a block is split at once; 0 without a matrix unit."""
+    return split_elements(min(rows, target().block_rows), I, P) if variant.amx else 0
 
 
 def block_elements(variant: Variant, H: int, P: int, c_row: int, lanes: int) -> int:

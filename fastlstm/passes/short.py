@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.passes.calls import PAD
-from fastlstm.passes.frames import Forward, block_elements, split_elements
+from fastlstm.passes.frames import Forward, block_elements, split_room
 from fastlstm.passes.packing import Weights, in_digits, padded
 from fastlstm.passes.short_step import Seat, ShortBackward, ShortStep, is_plain, is_plain_pair
 from fastlstm.plan import GFLOPS, REGION_US, ROWS, Plan, plan_forward
@@ -91,10 +91,7 @@ class Shape(NamedTuple):
         units, lanes = padded(self.H, self.dtype), target().lanes(self.dtype)
         room = 0 if plan.chunk else padded(self.width(layer), self.dtype)
         split = block_elements(self.variant, self.H, self.H, units + PAD, lanes)
-        projected = split
-        if self.variant.amx:
-            rows = min(self.B * max(1, plan.chunk), target().block_rows)
-            projected += split_elements(rows, self.width(layer), self.H)
+        projected = split + split_room(self.variant, self.B * max(1, plan.chunk), self.width(layer), self.H)
         scratch = projected + plan.chunk * self.B * (units // lanes) * PANEL * lanes
         return room, room + units + PAD, scratch, split, projected
 

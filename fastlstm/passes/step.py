@@ -20,13 +20,12 @@ from fastlstm.kernels.digits import (
 from fastlstm.kernels.gates import memory_bwd, memory_fwd, output_bwd, output_fwd
 from fastlstm.kernels.gemm import DEPTH, NEXT, SAME, TILE_ROWS
 from fastlstm.kernels.pack import pack_units
-from fastlstm.passes.digits import Factors, lines, split
+from fastlstm.passes.digits import end_of, placed, split, whole_lines
 from fastlstm.passes.frames import WIDE, StepBackward, StepForward
 from fastlstm.passes.rows import load_gates, store_gates
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.amx import release
 from fastlstm.simd.atomic import flush_denormals, restore_mode
-from fastlstm.simd.isa import SIDE, TILE_ROW
 from fastlstm.simd.tile import PANEL, lying_tile
 from fastlstm.simd.vector import address, lanes, load, pointer, splat, store
 
@@ -219,22 +218,20 @@ def add_product(f, panel, w, depth, a, start, start_row, packed, z):
 
 @inline
 def in_digits(f, z):
-    """W x and R h in digits, each with room for a panel of its matrix, and where 16 rows of one are cut: behind two
-    blocks of z.
+    """W x and R h in digits, with room for a panel of each matrix, and where 16 rows of one are cut: behind two blocks
+    of z.
     """
-    sums = (address(z + 2 * f.B * PANEL * lanes(z)) + TILE_ROW - 1) // TILE_ROW * TILE_ROW
-    tiles = (f.B + SIDE - 1) // SIDE
-    factors_h = sums + SUMS
-    factors_x = factors_h + lines(f.B) + tiles * digit_bytes(f.H)
-    w_hh = factors_x + lines(f.B) + tiles * digit_bytes(f.I)
+    w_hh = whole_lines(address(z + 2 * f.B * PANEL * lanes(z)))
     w_ih = panel_of(w_hh, f.H, 1)
-    x = Factors(f.I, 0, w_ih, factors_x + lines(f.B), factors_x, sums)
-    h = Factors(f.H, 0, w_hh, factors_h + lines(f.B), factors_h, sums)
-    return x, h, panel_of(w_ih, f.I, 1)
+    scratch = panel_of(w_ih, f.I, 1)
+    sums = scratch + max(digit_bytes(f.I), digit_bytes(f.H))
+    h = placed(f.H, SAME, w_hh, f.B, sums, sums + SUMS)
+    x = placed(f.I, SAME, w_ih, f.B, sums, end_of(h, f.B))
+    return x, h, scratch
 
 
 @kernel
-def cut(f, p, w, a):
+def balance_and_split(f, p, w, a):
     """Cut all rows into digits, before any panel is multiplied with them."""
     balance(w, 4 * f.H, p.depth, pointer(p.packed, w))
     split(p, f.B, a, p.depth)
@@ -275,9 +272,9 @@ def step_forward(v, frame):
     if v.amx:
         of_x, of_h, scratch = in_digits(f, z)
         if f.digits_ih != 0:
-            cut(f, of_x, w_ih, x)
+            balance_and_split(f, of_x, w_ih, x)
         if f.digits_hh != 0:
-            cut(f, of_h, w_hh, h_0)
+            balance_and_split(f, of_h, w_hh, h_0)
     for panel in range((f.H + count - 1) // count):
         unit = panel * count
         n = f.H - unit

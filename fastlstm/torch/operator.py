@@ -1,6 +1,6 @@
 """One LSTM layer as a PyTorch operator, `fastlstm::layer`, whose gradient is `fastlstm::layer_backward`.
 
-Both are registered with `torch.library`, so that `torch.compile`, `torch.export` and autograd see ordinary operators.
+Both are custom operators of PyTorch's, so that `torch.compile`, `torch.export` and autograd see ordinary operators.
 """
 
 from __future__ import annotations

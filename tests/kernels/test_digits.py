@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from kernel_case import LIKE, address, run_digits, run_gemm
+from product_case import check_a_row_apart
 
 from fastlstm.kernels.digits import BOUND, SMALLEST, SUMS
 from fastlstm.passes.frames import digit_elements, digits_elements
@@ -221,16 +222,9 @@ def test_what_is_left_out() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
 def test_a_row_that_cannot_be_split(value: float) -> None:
-    """It comes out of registers, and the others as without it."""
     if without():
         return
-    a, w, start = operands(40, 35, 70)
-    clean = product(a, w, start)
-    a[18, 5] = value
-    found = product(a, w, start)
-    np.testing.assert_array_equal(found[18], in_registers(a[18:19], w, start[18:19])[0])
-    others = np.arange(40) != 18
-    np.testing.assert_array_equal(found[others], clean[others])
+    check_a_row_apart(product, in_registers, *operands(40, 35, 70), value)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

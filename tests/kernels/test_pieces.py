@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from kernel_case import LIKE, address, run_gemm, run_pieces
+from product_case import check_a_row_apart
 
 from fastlstm.plan import plan_backward
 from fastlstm.runtime.memory import aligned
@@ -116,17 +117,11 @@ def test_as_exact_as_registers() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3.4e38, 2e17])
 def test_a_row_that_cannot_be_split(value: float) -> None:
-    """It comes out of registers, and the others as without it."""
     if without():
         return
     a, b, start = operands(40, 3, 70)
     b[5] = 0.5  # of which two pieces are zero: infinity by it is infinity
-    clean = product(a, b, start)
-    a[18, 5] = value
-    found = product(a, b, start)
-    np.testing.assert_array_equal(found[18], in_registers(a[18:19], b, start[18:19])[0])
-    others = np.arange(40) != 18
-    np.testing.assert_array_equal(found[others], clean[others])
+    check_a_row_apart(product, in_registers, a, b, start, value)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
