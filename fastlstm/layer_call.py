@@ -344,7 +344,7 @@ def backward(layer: Parameterised, tape: Tape, dy: Any, dstate: Any) -> tuple[An
             dxs = [sizes.make(x.shape[-1], dtype) for _ in range(D)]
         views = [a if k else sizes.time_first(a) for a in dxs]
         plan = plan_backward(layout.steps, layout.B, x.shape[-1], H, D, dtype, get_num_threads(), whole)
-        packs = [layer._pack("pieces" if plan.in_unit else "backward", suffix) for suffix in layer._suffixes[k]]
+        packs = [layer._pack("digits" if plan.in_unit else "backward", suffix) for suffix in layer._suffixes[k]]
         grads = calls.backward(
             tape.variant, layer.spec, plan, x, packs, [Taped(*cell) for cell in tape.cells[k]], *tape.states[k],
             d, dh_n[rows], dc_n[rows], views, dh_0[rows], dc_0[rows], reverse, tape.ragged[k], tape.masks[k],

@@ -21,9 +21,9 @@ GFLOPS, FULL_ROWS = 100.0, 4
 UNIT_GFLOPS, UNIT_ROWS = 250.0, 8
 DIGIT_UNITS = 64  # hidden units from which on forward computes R h in the matrix unit (`simd.digits`),
 DIGIT_FEATURES = 20  # and then features from which on W x
-PIECE_UNITS = 64  # hidden units from which on backward multiplies in the matrix unit; below, to split takes longer
-# Rows of a batch from which on it computes dh too: for fewer its tiles are mostly empty, and W_hh is larger in pieces.
-TILED_ROWS = 12
+# Hidden units from which on backward multiplies in the matrix unit, below which to split takes longer; and up to which
+# sums of whole numbers over all gates fit 32 bits.
+PIECE_UNITS, MOST_UNITS = 64, 1 << 13
 ROWS = 32  # T * B up to which weights are read where they lie
 FEW_ROWS = 12  # up to so many rows W x is computed for a chunk of steps beforehand
 
@@ -35,9 +35,7 @@ class Plan(NamedTuple):
     by_units: bool  # threads split hidden units, and meet once a step, rather than rows
     chunk: int  # steps whose W x (forward) or dW, dx (backward) are computed at once; 0: with each step
     reason: str
-    in_unit: (
-        bool  # whether the matrix unit multiplies: forward in digits (`simd.digits`), backward in pieces (`simd.amx`)
-    )
+    in_unit: bool  # whether the matrix unit multiplies: in digits (`simd.digits`), and for dW in pieces (`simd.amx`)
     expected_us: float  # microseconds that the model expects of it, where a core does `GFLOPS`, or `UNIT_GFLOPS`
 
     def explain(self) -> str:
@@ -125,5 +123,6 @@ def plan_backward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, w
         B, H, flops * D, threads, D, 1 if whole else vectors, 4 * H * H * item, T, meet=True
     )
     # Calls of few rows have a way of their own (`passes.step`), with the bits of registers.
-    in_pieces = np.dtype(dtype) == np.float32 and H >= PIECE_UNITS and T * B > ROWS and multiplies_tiles()
-    return Plan(parts, by_units, max(1, min(T, PRODUCT_ROWS // max(B, 1))), reason, in_pieces, us)
+    large = PIECE_UNITS <= H <= MOST_UNITS and T * B > ROWS
+    in_unit = np.dtype(dtype) == np.float32 and large and multiplies_tiles()
+    return Plan(parts, by_units, max(1, min(T, PRODUCT_ROWS // max(B, 1))), reason, in_unit, us)

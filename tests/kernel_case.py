@@ -5,11 +5,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from fastlstm.kernels.digits import add_product, configure_digits, pack_digits, panel_of
-from fastlstm.kernels.digits import split_rows as split_into_digits
-from fastlstm.kernels.gemm import gemm
+from fastlstm.kernels.digits import add_product, configure_digits, pack_columns, pack_digits, panel_of, split_rows
+from fastlstm.kernels.gemm import FULL, gemm
 from fastlstm.kernels.pack import pack_gates
-from fastlstm.kernels.pieces import hold, multiply, pack_pieces, panel_at, split_rows, split_transposed
+from fastlstm.kernels.pieces import matrix_gemm, split_columns, split_transposed
 from fastlstm.runtime.linking import WHOLE
 from fastlstm.simd.amx import release
 from fastlstm.simd.atomic import flush_denormals, restore_mode
@@ -167,25 +166,16 @@ def run_gemm(v, rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start
 
 
 @compiled
-def run_pieces(
-    v, transposed, rows, vectors, depth, a, a_row, b, start, start_row, c, c_row, a_pieces, b_pieces, scratch
-):
-    """A product in the matrix unit, of a B of one panel."""
-    a, b = pointer(a, v), pointer(b, v)
+def run_pieces(v, rows, vectors, depth, a, a_row, b, start, c, c_row, a_pieces, b_pieces, scratch):
+    """C = start + A B in the matrix unit, `a` being A transposed, and B one panel; whether both could be split."""
     columns = vectors * lanes(v)
     mode = flush_denormals()
-    if transposed:
-        fits = split_transposed(rows, depth, a, a_row, a_pieces, scratch)
-    else:
-        fits = split_rows(rows, depth, a, a_row, a_pieces)
-    pack_pieces(depth, columns, b, b_pieces)
-    at = panel_at(b_pieces, depth, 0)
-    multiply(
-        fits, hold(b_pieces), rows, vectors, depth, a, a_row, a_pieces, b, at, pointer(start, v), start_row,
-        pointer(c, v), c_row,
-    )  # fmt: skip
+    fits = split_transposed(rows, depth, pointer(a, v), a_row, a_pieces, scratch)
+    fits = split_columns(depth, vectors, columns, pointer(b, v), columns, b_pieces) and fits
+    matrix_gemm(rows, vectors, depth, a_pieces, b_pieces, pointer(start, v), columns, pointer(c, v), c_row)
     release()
     restore_mode(mode)
+    return fits
 
 
 @compiled
@@ -198,13 +188,34 @@ def run_digits(
     mode = flush_denormals()
     pack_gates(w, hidden, depth, b, 0, depth)
     pack_digits(w, hidden, depth, b_digits, scratch)
-    split_into_digits(rows, depth, a, a_row, pointer(b_digits, v), a_digits, pointer(factors, v))
+    split_rows(rows, depth, a, a_row, pointer(b_digits, v), a_digits, pointer(factors, v))
     configure_digits(min(rows, lanes(v)))
     for panel in range((hidden + lanes(v) - 1) // lanes(v)):
         add_product(
-            rows, depth, a, a_row, a_digits, pointer(factors, v), b + panel * depth * width,
+            rows, FULL, depth, a, a_row, a_digits, pointer(factors, v), b + panel * depth * width,
             panel_of(b_digits, depth, panel), pointer(start, v) + panel * width, start_row,
             pointer(c, v) + panel * width, c_row, sums,
+        )  # fmt: skip
+    release()
+    restore_mode(mode)
+
+
+@compiled
+def run_columns(
+    v, rows, depth, columns, a, a_row, b, start, start_row, c, c_row, a_digits, factors, b_digits, scratch, sums
+):
+    """The product of A (rows, depth) with packed columns in whole numbers, all panels side by side."""
+    a, b = pointer(a, v), pointer(b, v)
+    width = 4 * lanes(v)
+    mode = flush_denormals()
+    pack_columns(b, depth, columns, b_digits, scratch)
+    split_rows(rows, depth, a, a_row, pointer(b_digits, v), a_digits, pointer(factors, v))
+    configure_digits(min(rows, lanes(v)))
+    for column in range(0, columns, width):
+        add_product(
+            rows, min(width, columns - column) // lanes(v), depth, a, a_row, a_digits, pointer(factors, v),
+            b + column * depth, panel_of(b_digits, depth, column // width), pointer(start, v) + column, start_row,
+            pointer(c, v) + column, c_row, sums,
         )  # fmt: skip
     release()
     restore_mode(mode)

@@ -2,18 +2,20 @@
 panel of B (`simd.digits` has the arithmetic and the layouts).
 
 Packed, B is the powers of two that balance its steps of k, for A and for B, then its panels: each a line that tells
-whether all of it could be split, a factor for each column, the excess of a row in vector registers, and the tiles.
+whether all of it could be split, a factor for each column, the excess of a row in vector registers, and the tiles. The
+vectors of a panel are the gates of 16 units (`pack_digits`, forward) or follow one another (`pack_columns`, backward).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from fastlstm.kernels.gemm import FULL, NEXT, SAME, gemm
+from fastlstm.kernels.gemm import NEXT, SAME, gemm
 from fastlstm.runtime.jit import inline, kernel, set_word, word
 from fastlstm.simd.digits import (
     LARGEST,
     UNIT,
+    add_128,
     add_sums,
     configure_digits,
     inverse,
@@ -23,16 +25,17 @@ from fastlstm.simd.digits import (
     multiply_row,
     power,
     store_digits,
+    store_fours,
 )
 from fastlstm.simd.isa import DIGITS, PANEL, SIDE, STRETCH, TILE, TILE_ROW
 from fastlstm.simd.transpose import transpose
-from fastlstm.simd.vector import fma, load, magnitude, pointer, splat, store
+from fastlstm.simd.vector import address, fma, lanes, load, magnitude, pointer, splat, store, total, where_less
 
 TOP, HALF, QUARTER = np.float32(LARGEST), np.float32(0.5), np.float32(0.25)
 ONE = np.float32(UNIT)
 BACK = np.float32(2**8)  # in each of the factors of a row and a column: the sums come without 2^16
 # Rows of larger numbers, of infinity or NaN go through registers; smaller numbers count as if the row had this one.
-BOUND, SMALLEST = np.float32(2.0**60), np.float32(2.0**-60)
+BOUND, SMALLEST = np.float32(2.0**60), np.float32(2.0**-100)
 NOTHING = np.float32(0.0)
 TINY = 2.0**-126
 BLOCK = DIGITS * TILE  # bytes of the digits of a tile
@@ -82,8 +85,14 @@ def balance(w, rows, depth, scales):
     for r in range(rows):
         for k in range(0, depth, SIDE):
             store(scales + k, fma(magnitude(vector_of(w + r * depth, k, depth)), share, load(scales + k)))
+    to_powers(scales, whole)
+
+
+@inline
+def to_powers(scales, whole):
+    """The powers of two at or below so many sizes in their place, 2^-126 at least, and one over them behind."""
     for k in range(0, whole, SIDE):
-        powers = power(larger(splat(TINY, w), load(scales + k)))
+        powers = power(larger(splat(TINY, scales), load(scales + k)))
         store(scales + k, powers)
         store(scales + (whole + k), inverse(powers))
 
@@ -118,10 +127,21 @@ def split_row(depth, a, scales, to):
 
 @kernel
 def split_rows(rows, depth, a, a_row, scales, to, factors):
-    """A (rows, depth), its rows `a_row` elements apart, to digits at the address `to`, and the factor of each row."""
+    """A (rows, depth), its rows `a_row` elements apart, to digits at the address `to`, and the factor of each row. One
+    that is alone in its tile is for vector registers.
+    """
     for r in range(rows):
         at = to + r // SIDE * digit_bytes(depth) + r % SIDE * TILE_ROW
         factors[r] = split_row(depth, a + r * a_row, scales, at)
+    if rows % SIDE == 1:
+        for_registers(depth, to + rows // SIDE * digit_bytes(depth))
+
+
+@inline
+def for_registers(depth, row):
+    """128 more for each digit of a row."""
+    for tile in range(row, row + digit_bytes(depth), TILE):
+        add_128(tile)
 
 
 @kernel
@@ -142,13 +162,20 @@ def pack_panel(w, hidden, depth, panel, scales, to, scratch):
         for tile in range(0, each, TILE // 4):
             transpose(rows + tile, SIDE, tiles + (gate * each + tile), SIDE)
     set_word(to, whole)
-    nothing = splat(0.0, w)
-    for tile in range(0, each, TILE // 4):
-        store(rows + tile, nothing)
+    measure_excess(depth, to, rows)
+
+
+@kernel
+def measure_excess(depth, panel, scratch):
+    """What digits of zero give in a panel, with scratch for them."""
+    nothing, each = splat(0.0, scratch), digit_bytes(depth)
+    for tile in range(0, each // 4, TILE // 4):
+        store(scratch + tile, nothing)
+    for_registers(depth, address(scratch))
+    excess = pointer(panel + EXCESS, scratch)
     for k in range(0, PANEL * DIGITS * SIDE, SIDE):
-        store(pointer(to + EXCESS, w) + k, nothing)
-    gate = digit_bytes(depth)
-    multiply_row(gate // BLOCK, scratch, to + HEAD, gate, to + EXCESS, to + EXCESS, TILE_ROW)
+        store(excess + k, nothing)
+    multiply_row(each // BLOCK, address(scratch), panel + HEAD, each, panel + EXCESS, panel + EXCESS, TILE_ROW)
 
 
 @kernel
@@ -161,10 +188,68 @@ def pack_digits(w, hidden, depth, to, scratch):
 
 
 @kernel
-def multiply(rows, depth, digits, factors, panel, start, start_row, c, c_row, sums):
-    """c = start + a b: of a in `digits` by a panel of B that holds. Rows that could not be split, with a factor of 0,
-    are left as they are; `sums` takes `SUMS` bytes. The tiles come configured for 16 rows, or for `rows` if these are
-    fewer.
+def balance_columns(packed, depth, columns, scales):
+    """`balance` of packed columns: for each step of k."""
+    share, width = QUARTER / np.float32(columns), PANEL * lanes(packed)
+    for k in range(whole_depth(depth)):
+        scales[k] = NOTHING
+    for column in range(0, columns, width):
+        here = min(width, columns - column)
+        for k in range(depth):
+            row = packed + (column * depth + k * here)
+            sizes = magnitude(load(row))
+            for u in range(SIDE, here, SIDE):
+                sizes = sizes + magnitude(load(row + u))
+            scales[k] = scales[k] + share * total(sizes)
+    to_powers(scales, whole_depth(depth))
+
+
+@inline
+def scaled(b, width, k, depth, scales):
+    """A vector of a step of k, or zeros beyond the last one."""
+    return load(b + k * width) * scales[k] if k < depth else splat(0.0, b)
+
+
+@kernel
+def split_columns(depth, vectors, b, scales, to):
+    """Packed columns of a panel of so many vectors, each k multiplied by its scale, to digits at the address `to`."""
+    whole, width, each = 1, vectors * SIDE, digit_bytes(depth)
+    for v in range(vectors):
+        column, sizes = b + v * SIDE, splat(SMALLEST, b)
+        for k in range(depth):
+            sizes = larger(sizes, load(column + k * width) * scales[k])
+        if not largest(sizes) <= BOUND:  # not so for a NaN
+            whole = 0
+        powers = power(sizes)
+        powers = where_less(splat(TOP, b), sizes * inverse(powers) * ONE, powers + powers, powers)
+        store(pointer(to + TILE_ROW, b) + v * SIDE, powers * (BACK / ONE))
+        factors = inverse(powers) * ONE
+        for k in range(0, whole_depth(depth), 4):
+            store_fours(
+                scaled(column, width, k, depth, scales), scaled(column, width, k + 1, depth, scales),
+                scaled(column, width, k + 2, depth, scales), scaled(column, width, k + 3, depth, scales),
+                factors, to + HEAD + v * each + k // STRETCH * BLOCK + k % STRETCH // 4 * TILE_ROW,
+            )  # fmt: skip
+    set_word(to, whole)
+
+
+@kernel
+def pack_columns(packed, depth, columns, to, scratch):
+    """Packed columns, in whole vectors, to digits at the address `to`; scratch takes the digits of 16 rows."""
+    scales, width = pointer(to, packed), PANEL * lanes(packed)
+    balance_columns(packed, depth, columns, scales)
+    for column in range(0, columns, width):
+        vectors = min(width, columns - column) // SIDE
+        panel = panel_of(to, depth, column // width)
+        split_columns(depth, vectors, packed + column * depth, scales + whole_depth(depth), panel)
+        measure_excess(depth, panel, pointer(scratch, packed))
+
+
+@kernel
+def multiply(rows, vectors, depth, digits, factors, panel, start, start_row, c, c_row, sums):
+    """c = start + a b: of a in `digits` by so many vectors of a panel of B that holds. Rows that could not be split,
+    with a factor of 0, are left as they are; `sums` takes `SUMS` bytes. The tiles come configured for 16 rows, or for
+    `rows` if these are fewer.
     """
     columns, tiles = pointer(panel + TILE_ROW, c), panel + HEAD
     each = digit_bytes(depth)
@@ -177,12 +262,12 @@ def multiply(rows, depth, digits, factors, panel, start, start_row, c, c_row, su
         if here == 1:
             multiply_row(each // BLOCK, a, tiles, each, panel + EXCESS, sums, TILE)
         else:
-            for gate in range(PANEL):
+            for gate in range(vectors):
                 multiply_digits(each // BLOCK, a, tiles + gate * each, sums + gate * BLOCK)
         for i in range(here):
             factor, from_, to = factors[r + i], start + (r + i) * start_row, c + (r + i) * c_row
             if factor != NOTHING:
-                for gate in range(PANEL):
+                for gate in range(vectors):
                     k = gate * SIDE
                     store(to + k, add_sums(sums + gate * BLOCK, i, load(columns + k), factor, load(from_ + k)))
         if partial:
@@ -190,15 +275,15 @@ def multiply(rows, depth, digits, factors, panel, start, start_row, c, c_row, su
 
 
 @kernel
-def add_product(rows, depth, a, a_row, digits, factors, b, panel, start, start_row, c, c_row, sums):
+def add_product(rows, vectors, depth, a, a_row, digits, factors, b, panel, start, start_row, c, c_row, sums):
     """c = start + a b as `multiply` computes it. What could not be split, of b all and of a single rows, registers
     multiply, so that a row's bits do not depend on others.
     """
     if not holds(panel):
-        gemm(rows, FULL, depth, a, a_row, NEXT, b, SAME, start, start_row, c, c_row)
+        gemm(rows, vectors, depth, a, a_row, NEXT, b, SAME, start, start_row, c, c_row)
         return
-    multiply(rows, depth, digits, factors, panel, start, start_row, c, c_row, sums)
+    multiply(rows, vectors, depth, digits, factors, panel, start, start_row, c, c_row, sums)
     for r in range(rows):
         if factors[r] == NOTHING:
             from_ = start + r * start_row
-            gemm(1, FULL, depth, a + r * a_row, a_row, NEXT, b, SAME, from_, SAME, c + r * c_row, c_row)
+            gemm(1, vectors, depth, a + r * a_row, a_row, NEXT, b, SAME, from_, SAME, c + r * c_row, c_row)

@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-from fastlstm.kernels.gemm import NEXT, SAME, gemm
-from fastlstm.runtime.jit import inline, kernel, set_word, word
+from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.amx import configure_double, configure_single, double, single, split_pair
-from fastlstm.simd.isa import PANEL, PIECES, SIDE, STEP, TILE, TILE_ROW
+from fastlstm.simd.isa import PIECES, SIDE, STEP, TILE, TILE_ROW
 from fastlstm.simd.transpose import transpose
 from fastlstm.simd.vector import lanes, load, pointer
 
@@ -25,20 +24,6 @@ def steps_of(depth):
 def row_bytes(depth):
     """Bytes of the pieces of 16 rows of A."""
     return steps_of(depth) * BLOCK
-
-
-@kernel
-def split_rows(rows, depth, a, a_row, to):
-    """A (rows, depth), its rows `a_row` elements apart, to pieces at the address `to`; whether all can be split."""
-    whole = True
-    for r in range(rows):
-        row = a + r * a_row
-        here = to + r // SIDE * row_bytes(depth) + r % SIDE * TILE_ROW
-        for k in range(0, depth, STEP):
-            low, high = load(row + k, depth - k), load(row + (k + HALF), depth - k - HALF)
-            if not split_pair(low, high, here + k // STEP * BLOCK, TILE):
-                whole = False
-    return whole
 
 
 @kernel
@@ -102,45 +87,3 @@ def matrix_gemm(rows, vectors, depth, a, b, start, start_row, c, c_row):
             for v in range(0, vectors, 2):
                 at, wide = v * count, min(2, vectors - v)
                 double(wide, steps, a_here, b + v * BLOCK, vectors, from_ + at, start_row, to + at, c_row)
-
-
-@inline
-def panel_at(pieces, depth, column):
-    """Where in the pieces of packed columns the panel that begins with a column lies."""
-    return pieces + TILE_ROW + column // SIDE * row_bytes(depth)
-
-
-@inline
-def hold(pieces):
-    """Whether all numbers of packed columns could be split."""
-    return word(pieces, 0) == 1
-
-
-@kernel
-def multiply(fits, b_fits, rows, vectors, depth, a, a_row, a_pieces, b, b_pieces, start, start_row, c, c_row):
-    """c = start + a b for one panel; a was split to `a_pieces`. What does not fit in pieces, of b all and of a single
-    rows, registers multiply, so that a row's bits do not depend on others.
-    """
-    if fits and b_fits:
-        matrix_gemm(rows, vectors, depth, a_pieces, b_pieces, start, start_row, c, c_row)
-        return
-    for r in range(rows):
-        here = a + r * a_row
-        at = a_pieces + (r // SIDE * row_bytes(depth) + r % SIDE * TILE_ROW)
-        from_, to = start + r * start_row, c + r * c_row
-        if b_fits and split_rows(1, depth, here, a_row, at):
-            matrix_gemm(1, vectors, depth, at, b_pieces, from_, SAME, to, c_row)
-        else:
-            gemm(1, vectors, depth, here, a_row, NEXT, b, SAME, from_, SAME, to, c_row)
-
-
-@kernel
-def pack_pieces(depth, columns, packed, to):
-    """Packed columns to pieces behind a line that tells whether all numbers could be split."""
-    whole, count = True, lanes(packed)
-    for column in range(0, columns, PANEL * count):
-        vectors = min(PANEL, (columns - column) // count)
-        width = vectors * count
-        if not split_columns(depth, vectors, width, packed + column * depth, width, panel_at(to, depth, column)):
-            whole = False
-    set_word(to, 1 if whole else 0)

@@ -13,9 +13,9 @@ product with dG_{t+1}; so dW runs one step behind. Others keep the h that went i
 from __future__ import annotations
 
 from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm
-from fastlstm.kernels.pieces import hold, multiply, panel_at, row_bytes, split_rows
 from fastlstm.passes.backward_step import initial_state, step_by_panel
 from fastlstm.passes.backward_whole import step_by_row
+from fastlstm.passes.digits import multiply_dg, of_dg, split
 from fastlstm.passes.forward import block_rows
 from fastlstm.passes.frames import ZEROS, Backward
 from fastlstm.passes.rows import first, lot_of, place, rows_at, step_of
@@ -32,9 +32,9 @@ from fastlstm.runtime.jit import choose, inline, kernel, read, word
 from fastlstm.runtime.memory import LINE
 from fastlstm.simd.amx import release
 from fastlstm.simd.atomic import barrier, called_off, flush_denormals, rendezvous, restore_mode
-from fastlstm.simd.isa import PIECE_DEPTH, PIECE_ROWS
+from fastlstm.simd.isa import SIDE
 from fastlstm.simd.tile import PANEL
-from fastlstm.simd.vector import address, lanes, load, pointer, splat, store
+from fastlstm.simd.vector import lanes, load, pointer, splat, store
 
 
 def step(
@@ -97,47 +97,29 @@ def dg_of_x(v, f, base, row):
 
 @kernel
 def input_gradient(v, frame, t, row, row_end, scratch):
-    """dx = dG W_ih for the rows row .. row_end of the tape, counted from where step t begins."""
-    f = read(frame, Backward)
-    count, K = lanes(scratch), 4 * f.H
-    z = scratch + ZEROS * count
-    blocks = (row_end - row + BLOCK_ROWS - 1) // BLOCK_ROWS
-    for block in range(blocks):
-        r = row + cut(row_end - row, blocks, block)
-        rows = row + cut(row_end - row, blocks, block + 1) - r
-        dg = dg_of_x(v, f, first(v, f, t), r)
-        for column in range(0, f.I, PANEL * count):
-            width = vectors_of(f.I, column, count, 1) * count
-            w = pointer(f.w_ih, v) + K * column
-            gemm(rows, width // count, K, dg, K, NEXT, w, SAME, scratch, SAME, z, width)
-            write_dx(v, frame, t, r, rows, column, width, z, width)
-
-
-@kernel
-def input_gradient_in_pieces(v, frame, t, row, row_end, scratch):
-    """The same in the matrix unit: for more rows at once, since W is larger in pieces and may come from L3, and by
-    parts of k, so that the pieces of dG stay in L2.
+    """dx = dG W_ih for the rows row .. row_end of the tape, counted from where step t begins: by blocks of whole tiles,
+    whose dG stays in L2 while all of W_ih passes.
     """
     f = read(frame, Backward)
     count, K = lanes(scratch), 4 * f.H
-    z, z_row = scratch + ZEROS * count, (f.I + count - 1) // count * count
-    for r in range(row, row_end, PIECE_ROWS):
-        rows = min(PIECE_ROWS, row_end - r)
-        pieces = address(z + rows * z_row)
-        for k in range(0, K, PIECE_DEPTH):
-            depth, dg = min(PIECE_DEPTH, K - k), dg_of_x(v, f, first(v, f, t), r) + k
-            fits = split_rows(rows, depth, dg, K, pieces)
-            for column in range(0, f.I, PANEL * count):
-                vectors = vectors_of(f.I, column, count, 1)
-                w = pointer(f.w_ih, v) + (K * column + k * vectors * count)
-                w_pieces = panel_at(f.pieces_ih, K, column) + vectors * row_bytes(k)
-                to = z + column
-                start, start_row = (scratch, SAME) if k == 0 else (to, z_row)
-                multiply(
-                    fits, hold(f.pieces_ih), rows, vectors, depth, dg, K, pieces, w, w_pieces,
-                    start, start_row, to, z_row,
-                )  # fmt: skip
-        write_dx(v, frame, t, r, rows, 0, z_row, z, z_row)
+    z = scratch + ZEROS * count
+    p = of_dg(f, f.digits_ih, f.dx_rows, z + f.dx_rows * PANEL * count)
+    tiles = (row_end - row + SIDE - 1) // SIDE
+    blocks = (tiles + f.dx_rows // SIDE - 1) // (f.dx_rows // SIDE)
+    for block in range(blocks):
+        r = row + SIDE * cut(tiles, blocks, block)
+        rows = min(row + SIDE * cut(tiles, blocks, block + 1), row_end) - r
+        dg = dg_of_x(v, f, first(v, f, t), r)
+        if v.amx and f.digits_ih != 0:
+            split(p, rows, dg, K)
+        for column in range(0, f.I, PANEL * count):
+            vectors = vectors_of(f.I, column, count, 1)
+            w, z_row = pointer(f.w_ih, v) + K * column, vectors * count
+            if v.amx and f.digits_ih != 0:
+                multiply_dg(p, rows, vectors, column // (PANEL * count), dg, K, w, scratch, z, z_row)
+            else:
+                gemm(rows, vectors, K, dg, K, NEXT, w, SAME, scratch, SAME, z, z_row)
+            write_dx(v, frame, t, r, rows, column, z_row, z, z_row)
 
 
 @inline
@@ -214,10 +196,7 @@ def backward(v, part, frame):
                     initial_state(v, frame, lot, panel, panel_end, r, here, t, dg_after, scratch)
         arrivals = meet(f, arrivals)
         share, share_end = cut(chunk_rows, f.parts, part), cut(chunk_rows, f.parts, part + 1)
-        if v.amx and f.in_pieces != 0:
-            input_gradient_in_pieces(v, frame, lowest, share, share_end, scratch)
-        else:
-            input_gradient(v, frame, lowest, share, share_end, scratch)
+        input_gradient(v, frame, lowest, share, share_end, scratch)
         if v.keeps:
             h = pointer(f.inputs, v) + base * f.P
             weight_gradient(v, frame, column, column_end, base, chunk_rows, h, f.P, scratch)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastlstm.kernels.gates import inner, memory_bwd, output_bwd
 from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, gemm, panels_at_once
-from fastlstm.kernels.pieces import hold, multiply, panel_at, split_rows
+from fastlstm.passes.digits import multiply_dg, of_dg, split
 from fastlstm.passes.frames import ZEROS, Backward
 from fastlstm.passes.rows import at, load_gates, place, reset_at, store_gates, taped
 from fastlstm.passes.weight_gradient import vectors_of
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.tile import PANEL
-from fastlstm.simd.vector import address, lanes, load, pointer, splat, store
+from fastlstm.simd.vector import lanes, load, pointer, splat, store
 
 
 @inline
@@ -125,19 +125,18 @@ def fitting(f, at_once, panel, last, count):
 
 
 @inline
-def pieces_of_dg(scratch):
-    """Where the pieces of dG of a block of rows lie: behind zeros and z."""
-    return address(scratch + (ZEROS + BLOCK_ROWS * PANEL) * lanes(scratch))
+def room_of_dg(scratch):
+    """Where what is needed of dG in digits begins: behind zeros and z of a block of rows."""
+    return scratch + (ZEROS + BLOCK_ROWS * PANEL) * lanes(scratch)
 
 
 @kernel
-def state_gradient(v, frame, fits, rows, unit, vectors, dg, pieces, zeros, z, z_row):
-    """z = dG W_hh for some rows of dG, split before to the address `pieces`, and so many vectors of units."""
+def state_gradient(v, frame, p, rows, unit, vectors, dg, zeros, z, z_row):
+    """z = dG W_hh for some rows of dG, where the matrix unit multiplies split before, and so many vectors of units."""
     f = read(frame, Backward)
     K, w = 4 * f.H, pointer(f.w_hh, v) + 4 * f.H * unit
-    if v.amx and f.steps_in_pieces != 0:
-        w_pieces = panel_at(f.pieces_hh, K, unit)
-        multiply(fits, hold(f.pieces_hh), rows, vectors, K, dg, f.dg_row, pieces, w, w_pieces, zeros, SAME, z, z_row)
+    if v.amx and f.digits_hh != 0:
+        multiply_dg(p, rows, vectors, unit // (PANEL * lanes(z)), dg, f.dg_row, w, zeros, z, z_row)
     else:
         gemm(rows, vectors, K, dg, f.dg_row, NEXT, w, K * PANEL * lanes(z), zeros, SAME, z, z_row)
 
@@ -169,16 +168,18 @@ def step_by_panel(
     unit_first, unit_end = panel * PANEL * count, min(last * PANEL * count, f.H)
     at_once = panels_at_once(rows, last - panel)
     here = min(max(known - (row - lot.row), 0), rows)  # rows that took the step after too
-    dg, pieces, fits = dg_before + row * f.dg_row, pieces_of_dg(scratch), False
-    if v.amx and f.steps_in_pieces != 0:
-        at_once, fits = 1, split_rows(here, 4 * f.H, dg, f.dg_row, pieces)
+    dg, p = dg_before + row * f.dg_row, of_dg(f, f.digits_hh, rows, room_of_dg(scratch))
+    if v.amx and f.digits_hh != 0:
+        at_once = 1
+        if here > 0:
+            split(p, here, dg, f.dg_row)
     while panel < last:
         at_once = fitting(f, at_once, panel, last, count)
         unit = panel * PANEL * count
         vectors = vectors_of(f.H, unit, count, at_once)
         z_row = vectors * count
         if here > 0:
-            state_gradient(v, frame, fits, here, unit, vectors, dg, pieces, scratch, z, z_row)
+            state_gradient(v, frame, p, here, unit, vectors, dg, scratch, z, z_row)
         for r in range(rows):
             for u in range(0, vectors * count, count):
                 update(
@@ -196,12 +197,13 @@ def initial_state(v, frame, lot, panel, last, row, rows, t, dg, scratch):
     f = read(frame, Backward)
     count = lanes(scratch)
     z = scratch + ZEROS * count
-    dg, pieces = dg + row * f.dg_row, pieces_of_dg(scratch)
-    fits = v.amx and f.steps_in_pieces != 0 and split_rows(rows, 4 * f.H, dg, f.dg_row, pieces)
+    dg, p = dg + row * f.dg_row, of_dg(f, f.digits_hh, rows, room_of_dg(scratch))
+    if v.amx and f.digits_hh != 0:
+        split(p, rows, dg, f.dg_row)
     for unit in range(panel * PANEL * count, min(last * PANEL * count, f.P), PANEL * count):
         vectors = vectors_of(f.P, unit, count, 1)
         z_row = vectors * count
-        state_gradient(v, frame, fits, rows, unit, vectors, dg, pieces, scratch, z, z_row)
+        state_gradient(v, frame, p, rows, unit, vectors, dg, scratch, z, z_row)
         for r in range(row, row + rows):
             to = place(v, f, lot, r) * f.P
             for u in range(unit, unit + z_row, count):

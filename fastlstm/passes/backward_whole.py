@@ -6,16 +6,16 @@ from __future__ import annotations
 
 from fastlstm.kernels.gates import memory_bwd, output_bwd
 from fastlstm.kernels.gemm import NEXT, SAME, gemm
-from fastlstm.kernels.pieces import split_rows
 from fastlstm.passes.backward_step import arrived, c_before_at, c_inner_at, cut_off, factor, keep_cells, state_gradient
 from fastlstm.passes.denormalise import denormalise, weighed_gates
+from fastlstm.passes.digits import of_dg, split
 from fastlstm.passes.forward_whole import WHOLE_ROWS
 from fastlstm.passes.frames import MOMENTS, ZEROS, Backward
 from fastlstm.passes.rows import load_gates, rank, store_gates, taped
 from fastlstm.passes.weight_gradient import vectors_of
 from fastlstm.runtime.jit import kernel, read
 from fastlstm.simd.tile import PANEL
-from fastlstm.simd.vector import address, fma, lanes, leading, load, pointer, splat, store, total
+from fastlstm.simd.vector import fma, lanes, leading, load, pointer, splat, store, total
 
 
 @kernel
@@ -161,11 +161,12 @@ def step_by_row(
     dc = pointer(f.dc, v) + row * f.c_row
     here = min(max(known - (row - lot.row), 0), rows)  # rows that took the step after too
     if here > 0:
-        dg, pieces = dg_before + row * f.dg_row, address(direct + WHOLE_ROWS * f.c_row)
-        fits = v.amx and f.steps_in_pieces != 0 and split_rows(here, 4 * H, dg, f.dg_row, pieces)
+        dg, p = dg_before + row * f.dg_row, of_dg(f, f.digits_hh, here, direct + WHOLE_ROWS * f.c_row)
+        if v.amx and f.digits_hh != 0:
+            split(p, here, dg, f.dg_row)
         for unit in range(0, f.P, PANEL * count):
             vectors = vectors_of(f.P, unit, count, 1)
-            state_gradient(v, frame, fits, here, unit, vectors, dg, pieces, scratch, dh + unit, f.h_row)
+            state_gradient(v, frame, p, here, unit, vectors, dg, scratch, dh + unit, f.h_row)
     for r in range(rows):
         arrive(v, frame, lot, t, following, r >= here, base, row + r, dh + r * f.h_row)
     if v.projected:

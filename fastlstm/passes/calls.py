@@ -18,16 +18,17 @@ from fastlstm.passes.frames import (
     block_elements,
     piece_elements,
     piece_steps,
+    split_elements,
     split_room,
 )
 from fastlstm.passes.packing import Gradients, Transposed, Weights, frame_of, padded, zeros
-from fastlstm.plan import GFLOPS, TILED_ROWS, Plan
+from fastlstm.plan import GFLOPS, Plan
 from fastlstm.runtime import reuse
 from fastlstm.runtime.memory import LINE, address, pool
 from fastlstm.runtime.threads import alone, fan_out, get_num_threads, patiently
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
-from fastlstm.simd.isa import PANEL, PIECE_DEPTH, PIECE_ROWS, PRODUCT_COLUMNS, PRODUCT_ROWS, target
+from fastlstm.simd.isa import DIGITS, DIGITS_IN_L2, PANEL, PRODUCT_COLUMNS, PRODUCT_ROWS, SIDE, target
 
 LONG_S = 0.1  # seconds that a call is expected to take from which on Ctrl-C must be able to end it
 PAD = 16  # elements between the rows of workspace, so that rows of 4 KiB do not fall on the same lines of L1
@@ -254,18 +255,23 @@ def forward(
     pool.give(space)
 
 
-def _piece_room(variant: Variant, columns: int, I: int, H: int, N: int, lanes: int) -> int:
-    """Elements of a part's scratch for pieces: of dG of a step's block of rows, behind its z; of the rows for dx,
-    behind theirs; or, for dW, of a panel of dG, a tile and columns of [x, h].
+def _dx_rows(plan: Plan, H: int) -> int:
+    """Rows of a block of dx: of dG in digits so many as leave half of L2 to the weights."""
+    if not plan.in_unit:
+        return target().block_rows
+    return max(4, min(16, DIGITS_IN_L2 // (4 * H * DIGITS * SIDE))) * SIDE
+
+
+def _unit_room(variant: Variant, columns: int, dx_rows: int, H: int, N: int, lanes: int) -> int:
+    """Elements of a part's scratch for the matrix unit: of dG of a block of rows in digits, behind its z, for dh and
+    dx; or, for dW, of a panel of dG in pieces, a tile and columns of [x, h].
     """
-    block, panels = target().block_rows, 2 if variant.normed else 1
-    step = block * PANEL * lanes + piece_elements(piece_steps(4 * H), block)
-    rows = min(PIECE_ROWS, N)
-    dx = rows * -(-I // lanes) * lanes + piece_elements(piece_steps(min(PIECE_DEPTH, 4 * H)), rows)
+    panels = 2 if variant.normed else 1
+    dg = max(rows * PANEL * lanes + split_elements(rows, 4 * H) for rows in (target().block_rows, dx_rows))
     deep = piece_steps(PRODUCT_ROWS)
     packed = panels * (PRODUCT_ROWS * PANEL * lanes + piece_elements(deep, PANEL * lanes))
     dw = packed + piece_elements(1, lanes) + piece_elements(piece_steps(min(PRODUCT_ROWS, N)), columns + 2 * lanes)
-    return max(step, dx, dw)
+    return max(dg, dw)
 
 
 @lru_cache(maxsize=64)
@@ -280,13 +286,14 @@ def _backward_room(
     dw_row = padded(4 * H, dtype) + PAD
     columns = I + P if variant.normed else min(I + P, PRODUCT_COLUMNS)
     block = (2 if variant.normed else 1) * PRODUCT_ROWS * PANEL * lanes + padded(columns * min(PRODUCT_ROWS, N), dtype)
-    block = max(block, target().block_rows * PANEL * lanes)
+    dx_rows = _dx_rows(plan, H)
+    block = max(block, dx_rows * PANEL * lanes)
     if plan.in_unit:
-        block = max(_piece_room(variant, columns, I, H, N, lanes), block)
+        block = max(_unit_room(variant, columns, dx_rows, H, N, lanes), block)
     if whole:
         at_once = target().whole_rows
-        pieces = piece_elements(piece_steps(4 * H), at_once) if plan.in_unit else 0
-        block = max(block, at_once * (h_row + 2 * c_row) + c_row + pieces)
+        digits = split_elements(at_once, 4 * H) if plan.in_unit else 0
+        block = max(block, at_once * (h_row + 2 * c_row) + c_row + digits)
     scratch = ZEROS * lanes + block
     rows, peephole = plan.chunk * B, variant.diagonal or variant.full
     sizes = {
@@ -309,7 +316,7 @@ def _backward_room(
         places[name] = elements * dtype.itemsize
         elements += padded(size + lanes, dtype)
     strides = {"dw_row": dw_row, "dg_row": dg_row, "c_row": c_row, "h_row": h_row, "dw_hr_row": padded(H, dtype)}
-    return strides | {"scratch_part": scratch}, places, elements
+    return strides | {"scratch_part": scratch, "dx_rows": dx_rows}, places, elements
 
 
 def backward(
@@ -336,7 +343,7 @@ def backward(
     """
     (T, B), I, (D, _, P), H, dtype = _shape(x, ragged), x.shape[-1], h_0.shape, c_0.shape[2], x.dtype
     N = T * B if ragged is None else ragged.size
-    assert not plan.in_unit or all(pack.pieces_hh is not None for pack in packs), "a plan without its pieces"
+    assert not plan.in_unit or all(pack.digits_hh is not None for pack in packs), "a plan without its digits"
     rows, places, each = _backward_room(variant, plan, N, B, I, H, P, dtype)
     space = pool.take(D * each, dtype)
     meeting = _Meeting(D, plan.parts, 16.0 * D * H * (I + H) * T * B)
@@ -362,7 +369,7 @@ def backward(
             Backward(
                 T=T, B=B, I=I, H=H, P=P, parts=plan.parts, by_units=plan.by_units, chunk=plan.chunk,
                 reverse=reverse[d], parties=D * plan.parts, meeting=meeting.place, sync=meeting.barriers[d],
-                in_pieces=plan.in_unit, steps_in_pieces=plan.in_unit and B >= TILED_ROWS,
+                in_pieces=plan.in_unit,
                 x=address(x), x_row=_uniform(x),
                 h_0=address(h_0) + d * state_h, c_0=address(c_0) + d * state_c,
                 dy=address(dy) + d * P * item, dy_step=dy_step, dy_row=dy_row,

@@ -1,5 +1,5 @@
-"""W x and R h of a step in whole numbers, where the processor has a matrix unit for bytes (`kernels.digits`): rows are
-cut into digits once, for all panels.
+"""W x and R h of a step, and backward dG by both matrices, in whole numbers, where the processor has a matrix unit for
+bytes (`kernels.digits`): rows are cut into digits once, for all panels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fastlstm.kernels.digits import (
     panel_of,
     split_rows,
 )
-from fastlstm.kernels.gemm import SAME, panels_gemm
+from fastlstm.kernels.gemm import FULL, SAME, panels_gemm
 from fastlstm.passes.frames import Forward, PackForward
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.atomic import flush_denormals, restore_mode
@@ -67,6 +67,13 @@ def of_x(f, rows, scratch):
     return placed(f.I, SAME, f.digits_ih, rows, h.sums, end_of(h, rows))
 
 
+@inline
+def of_dg(f, packed, rows, room):
+    """dG of so many rows by one of the matrices, packed for the backward pass; its scratch begins at `room`."""
+    sums = whole_lines(address(room))
+    return placed(4 * f.H, SAME, packed, rows, sums, sums + SUMS)
+
+
 @kernel
 def split(p, rows, a, a_row):
     """Cut rows into digits, before any panel is multiplied with them."""
@@ -82,9 +89,18 @@ def add(v, frame, p, rows, panel, panels, a, a_row, start, start_row, start_pane
     for k in range(panels):
         weights = pointer(f.weights, v) + ((panel + k) * (f.I + f.P) + p.before) * width
         add_product(
-            rows, p.depth, a, a_row, p.digits, pointer(p.factors, z), weights,
+            rows, FULL, p.depth, a, a_row, p.digits, pointer(p.factors, z), weights,
             panel_of(p.packed, p.depth, panel + k), start + k * start_panel, start_row, z + k * width, z_row, p.sums,
         )  # fmt: skip
+
+
+@kernel
+def multiply_dg(p, rows, vectors, panel, dg, dg_row, w, zeros, z, z_row):
+    """z = dG by so many vectors of a panel; of rows that were split before, w being the panel in registers' order."""
+    add_product(
+        rows, vectors, p.depth, dg, dg_row, p.digits, pointer(p.factors, z), w, panel_of(p.packed, p.depth, panel),
+        zeros, SAME, z, z_row, p.sums,
+    )  # fmt: skip
 
 
 @kernel

@@ -4,15 +4,15 @@ by their place in this file.
 
 from __future__ import annotations
 
+from fastlstm.kernels.digits import pack_columns as pack_columns_in_digits
 from fastlstm.kernels.gates import open_gates as _open_gates
 from fastlstm.kernels.gemm import SAME
 from fastlstm.kernels.pack import pack_bias, pack_columns, pack_gates
-from fastlstm.kernels.pieces import pack_pieces as _pack_pieces
 from fastlstm.passes import backward as _backward
 from fastlstm.passes import forward as _forward
 from fastlstm.passes import step as _step
-from fastlstm.passes.digits import pack as pack_digits
-from fastlstm.passes.frames import Digest, Forward, OpenGates, PackColumns, PackForward, PackPieces
+from fastlstm.passes.digits import pack as pack_gates_in_digits
+from fastlstm.passes.frames import Digest, Forward, OpenGates, PackColumns, PackDigits, PackForward
 from fastlstm.runtime.jit import read
 from fastlstm.runtime.variant import Variant
 from fastlstm.simd.atomic import flush_denormals, restore_mode
@@ -58,7 +58,7 @@ def pack_forward(variant: Variant):
         weights = pointer(f.weights, variant)
         pack_gates(pointer(f.w_ih, variant), f.H, f.I, weights, SAME, f.I + f.P)
         pack_gates(pointer(f.w_hh, variant), f.H, f.P, weights, f.I, f.I + f.P)
-        pack_digits(variant, frame)
+        pack_gates_in_digits(variant, frame)
         pack_bias(pointer(f.b_ih, variant), pointer(f.b_hh, variant), f.H, pointer(f.bias, variant))
 
     return worker
@@ -72,11 +72,11 @@ def pack_backward(variant: Variant):
     return worker
 
 
-def pack_pieces(variant: Variant):
+def pack_digits(variant: Variant):
     def worker(part, frame):
-        f = read(frame, PackPieces)
+        f = read(frame, PackDigits)
         mode = flush_denormals()
-        _pack_pieces(f.K, f.N, pointer(f.packed, variant), f.pieces)
+        pack_columns_in_digits(pointer(f.packed, variant), f.K, f.N, f.digits, f.scratch)
         restore_mode(mode)
 
     return worker

@@ -117,13 +117,13 @@ class Backward(NamedTuple):
     dc_n: int  # (B, H)
     w_hh: int  # packed columns: K = 4H, N = P
     w_ih: int  # packed columns: K = 4H, N = I
-    in_pieces: int  # amx: whether the matrix unit multiplies, for dx and dW
-    steps_in_pieces: int  # and whether for dh too
-    pieces_hh: int  # w_hh, then w_ih, in pieces: a line that tells whether they hold, [panel][step][vector][piece]
-    pieces_ih: int
+    in_pieces: int  # amx: whether the matrix unit multiplies for dW
+    digits_hh: int  # the packed columns in digits, for dh and dx in the matrix unit, or 0
+    digits_ih: int
     dx: int  # (T, B, I), last axis contiguous
     dx_step: int
     dx_row: int
+    dx_rows: int  # rows of a block of dx, in whole tiles of 16
     dh_0: int  # (B, P)
     dc_0: int  # (B, H)
     dw_ih: int  # (4H, I)
@@ -213,13 +213,14 @@ class PackColumns(NamedTuple):
     packed: int
 
 
-class PackPieces(NamedTuple):
+class PackDigits(NamedTuple):
     """Arguments of splitting packed columns."""
 
     K: int
     N: int  # columns, in whole vectors
     packed: int
-    pieces: int
+    digits: int
+    scratch: int  # of 16 rows in digits
 
 
 class OpenGates(NamedTuple):
@@ -310,16 +311,16 @@ def digit_elements(columns: int) -> int:
     return -(-columns // STRETCH) * DIGITS * TILE // 4
 
 
-def digits_elements(H: int, depth: int) -> int:
-    """Elements of a matrix (4H, depth) in digits: two scales for each step of k, then panels."""
+def digits_elements(vectors: int, depth: int) -> int:
+    """Elements of a matrix of so many vectors of columns in digits: two scales for each step of k, then panels."""
     panel = (1 + PANEL + PANEL * DIGITS) * TILE_ROW // 4 + PANEL * digit_elements(depth)
-    return 2 * -(-depth // STRETCH) * STRETCH + -(-H // SIDE) * panel
+    return 2 * -(-depth // STRETCH) * STRETCH + -(-vectors // PANEL) * panel
 
 
-def split_elements(rows: int, I: int, P: int) -> int:
-    """Elements of scratch for some rows of x and h in digits, with factors for each, and for the sums of a panel."""
+def split_elements(rows: int, *depths: int) -> int:
+    """Elements of scratch for some rows of each depth in digits, with factors for each, and for the sums of a panel."""
     tiles = -(-rows // SIDE)
-    return TILE_ROW // 4 + PANEL * DIGITS * TILE // 4 + tiles * (2 * SIDE + digit_elements(I) + digit_elements(P))
+    return TILE_ROW // 4 + PANEL * DIGITS * TILE // 4 + tiles * sum(SIDE + digit_elements(depth) for depth in depths)
 
 
 def split_room(variant: Variant, rows: int, I: int, P: int) -> int:
@@ -346,7 +347,7 @@ def forward_workspace(B: int, I: int, H: int, lanes: int, digits: bool) -> int:
     registers = (1 + DEPTH + B) * PANEL * lanes
     if not digits:
         return registers
-    matrices = digits_elements(1, I) + digits_elements(1, H)
+    matrices = digits_elements(PANEL, I) + digits_elements(PANEL, H)
     other = B * PANEL * lanes  # z of rows that cannot be split
     return registers + other + split_elements(B, I, H) + matrices + max(digit_elements(I), digit_elements(H))
 

@@ -16,12 +16,10 @@ from fastlstm.passes.frames import (
     ZEROS,
     Digest,
     PackColumns,
+    PackDigits,
     PackForward,
-    PackPieces,
     digit_elements,
     digits_elements,
-    piece_elements,
-    piece_steps,
 )
 from fastlstm.plan import DIGIT_FEATURES, DIGIT_UNITS
 from fastlstm.rounding import Rounded
@@ -56,8 +54,8 @@ class Transposed(NamedTuple):
 
     w_hh: np.ndarray
     w_ih: np.ndarray
-    pieces_hh: np.ndarray | None = None
-    pieces_ih: np.ndarray | None = None
+    digits_hh: np.ndarray | None = None
+    digits_ih: np.ndarray | None = None
     peep: np.ndarray | None = None
     w_ch: np.ndarray | None = None
     w_ch_new: np.ndarray | None = None
@@ -177,13 +175,14 @@ def _columns(variant: Variant, w: np.ndarray) -> np.ndarray:
     return packed
 
 
-def _pieces(packed: np.ndarray, depth: int) -> np.ndarray:
-    """Packed columns of so many k in pieces, behind a line that tells whether all numbers could be split."""
-    columns = packed.size // depth
-    pieces = aligned(piece_elements(piece_steps(depth), columns), packed.dtype)
-    frame = frame_of(PackPieces(depth, columns, address(packed), address(pieces)))
-    worker("pack_pieces", Variant(packed.dtype.name)).run(0, address(frame))
-    return pieces
+def _digits(packed: np.ndarray, depth: int) -> np.ndarray:
+    """Packed columns of so many k in digits."""
+    columns, dtype = packed.size // depth, packed.dtype
+    digits = aligned(digits_elements(columns // target().lanes(dtype), depth), dtype)
+    scratch = aligned(digit_elements(depth), dtype)
+    frame = frame_of(PackDigits(depth, columns, *map(address, (packed, digits, scratch))))
+    worker("pack_digits", Variant(dtype.name)).run(0, address(frame))
+    return digits
 
 
 def _peepholes(spec: CellSpec, p: Params) -> tuple[np.ndarray, np.ndarray]:
@@ -207,7 +206,7 @@ def pack_forward(spec: CellSpec, variant: Variant, p: Params) -> Weights:
     units = padded(H, dtype)
     weights, bias = aligned(4 * units * (I + P), dtype), zeros(4 * units, dtype)
     of_x, of_h = (
-        aligned(digits_elements(H, n), dtype) if wanted else None
+        aligned(digits_elements(4 * units // target().lanes(dtype), n), dtype) if wanted else None
         for n, wanted in zip((I, P), in_digits(variant, I, P), strict=True)
     )
     scratch = None if of_h is None else aligned(digit_elements(max(I, P)), dtype)
@@ -286,14 +285,14 @@ def pack_backward(spec: CellSpec, variant: Variant, p: Params) -> Transposed:
     return packed
 
 
-def pack_pieces(spec: CellSpec, variant: Variant, p: Params) -> Transposed:
-    """As `pack_backward`, and both matrices in pieces for the matrix unit."""
+def pack_digits(spec: CellSpec, variant: Variant, p: Params) -> Transposed:
+    """As `pack_backward`, and both matrices in digits for the matrix unit."""
     packed = pack_backward(spec, variant, p)
     depth = packed.w_hh.size // padded(p["weight_hh"].shape[1], packed.w_hh.dtype)
-    return packed._replace(pieces_hh=_pieces(packed.w_hh, depth), pieces_ih=_pieces(packed.w_ih, depth))
+    return packed._replace(digits_hh=_digits(packed.w_hh, depth), digits_ih=_digits(packed.w_ih, depth))
 
 
-WAYS = {"forward": pack_forward, "backward": pack_backward, "pieces": pack_pieces}
+WAYS = {"forward": pack_forward, "backward": pack_backward, "digits": pack_digits}
 
 
 class Gradients:

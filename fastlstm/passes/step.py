@@ -18,7 +18,7 @@ from fastlstm.kernels.digits import (
     panel_of,
 )
 from fastlstm.kernels.gates import memory_bwd, memory_fwd, output_bwd, output_fwd
-from fastlstm.kernels.gemm import DEPTH, NEXT, SAME, TILE_ROWS
+from fastlstm.kernels.gemm import DEPTH, FULL, NEXT, SAME, TILE_ROWS
 from fastlstm.kernels.pack import pack_units
 from fastlstm.passes.digits import end_of, placed, split, whole_lines
 from fastlstm.passes.frames import WIDE, StepBackward, StepForward
@@ -251,7 +251,7 @@ def add_in_digits(f, p, panel, w, a, start, start_row, packed, z, scratch):
         if factors[r] == NOTHING:
             add_product(f, panel, w, p.depth, a, start, start_row, packed, other)
             break
-    multiply(f.B, p.depth, p.digits, factors, b, start, start_row, z, width, p.sums)
+    multiply(f.B, FULL, p.depth, p.digits, factors, b, start, start_row, z, width, p.sums)
     for r in range(f.B):
         if factors[r] == NOTHING:
             copy(1, width, other + r * width, width, z + r * width, width)

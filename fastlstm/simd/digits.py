@@ -18,8 +18,8 @@ Tiles of digits are 1 KiB: of A by rows, [row of 16][k], of B by fours of k, [fo
     A: [16 rows][stretch][digit]        B: [gate][stretch][digit]
 
 Sums of products of equal weight share a tile of C, of 32-bit words: three for each 16 rows and gate. Vector registers
-multiply bytes without sign by bytes with sign: of a single row's digits 128 more are taken, and what that adds to each
-sum, its *excess*, is subtracted.
+multiply bytes without sign by bytes with sign: a single row's digits lie as 128 more, and what that adds to each sum,
+its *excess*, is subtracted.
 """
 
 from __future__ import annotations
@@ -87,27 +87,64 @@ def inverse(typingctx, powers):
     return powers(powers), codegen
 
 
+def _digits(builder, value, factors) -> list:
+    """The digits of a vector times factors, the first one first, each in the lowest byte of its word."""
+    every, nearest = ir.IntType(SIDE)(-1), I32(8)
+    scaled = [builder.fmul(value, factors), ir.Constant(WORDS, None), every, nearest]
+    found = [call(builder, "llvm.x86.avx512.mask.cvtps2dq.512", WORDS, scaled)]
+    for _ in range(DIGITS - 1):  # without the last digit, which may be negative
+        found.insert(0, builder.ashr(builder.add(found[0], _same(128)), _same(8)))
+    return found
+
+
 @intrinsic
 def store_digits(typingctx, value, factor, to):
     """Write the digits of a vector times a factor, a byte each, to the address `to` and a tile further each."""
 
     def codegen(context, builder, sig, args):
         value, factor, to = args
-        scaled = builder.fmul(value, splat_value(builder, factor, SIDE))
-        every, nearest = ir.IntType(SIDE)(-1), I32(8)
-        whole = call(
-            builder, "llvm.x86.avx512.mask.cvtps2dq.512", WORDS, [scaled, ir.Constant(WORDS, None), every, nearest]
-        )
         to = builder.inttoptr(to, BYTE.as_pointer())
         bytes_ = ir.VectorType(BYTE, SIDE)
-        for digit in reversed(range(DIGITS)):
+        for digit, words in enumerate(_digits(builder, value, splat_value(builder, factor, SIDE))):
             where = typed(builder, advance(builder, to, I64(digit * TILE)), bytes_)
-            builder.store(builder.trunc(whole, bytes_), where).align = SIDE
-            if digit:  # without the digit, which may be negative
-                whole = builder.ashr(builder.add(whole, _same(128)), _same(8))
+            builder.store(builder.trunc(words, bytes_), where).align = SIDE
         return context.get_dummy_value()
 
     return types.none(value, FLOAT, types.intp), codegen
+
+
+@intrinsic
+def add_128(typingctx, at):
+    """To each byte of a line of digits at an address 128, for the vector registers."""
+
+    def codegen(context, builder, sig, args):
+        line = typed(builder, builder.inttoptr(args[0], BYTE.as_pointer()), WORDS)
+        builder.store(builder.xor(builder.load(line, align=TILE_ROW), _same(0x80808080)), line, align=TILE_ROW)
+        return context.get_dummy_value()
+
+    return types.none(types.intp), codegen
+
+
+@intrinsic
+def store_fours(typingctx, first, second, third, fourth, factors, to):
+    """Write the digits of four vectors times factors, a word of four bytes for each lane, to the address `to` and a
+    tile further each.
+    """
+
+    def codegen(context, builder, sig, args):
+        *values, factors, to = args
+        to = builder.inttoptr(to, BYTE.as_pointer())
+        digits = [_digits(builder, value, factors) for value in values]
+        for digit in range(DIGITS):
+            word = builder.shl(digits[3][digit], _same(24))
+            for k in range(3):
+                byte = builder.and_(digits[k][digit], _same(255))
+                word = builder.or_(word, builder.shl(byte, _same(8 * k)))
+            where = typed(builder, advance(builder, to, I64(digit * TILE)), WORDS)
+            builder.store(word, where).align = TILE_ROW
+        return context.get_dummy_value()
+
+    return types.none(first, first, first, first, first, types.intp), codegen
 
 
 @intrinsic
@@ -217,9 +254,7 @@ def _row_function(module: ir.Module) -> ir.Function:
     b_at = builder.add(stretch, builder.mul(within, I64(TILE_ROW)))
     of_a = []
     for digit in range(DIGITS):
-        # The exclusive or comes before the splat: LLVM 22 does not end where it finds that after it.
-        word = builder.xor(load(builder, a, builder.add(a_at, I64(digit * TILE)), I32), I32(0x80808080))
-        of_a.append(splat_value(builder, word, SIDE))
+        of_a.append(splat_value(builder, load(builder, a, builder.add(a_at, I64(digit * TILE)), I32), SIDE))
     for gate in range(PANEL):
         for digit in range(DIGITS):
             weights = load(builder, gates[gate], builder.add(b_at, I64(digit * TILE)))
@@ -242,8 +277,9 @@ def _row_function(module: ir.Module) -> ir.Function:
 
 @intrinsic
 def multiply_row(typingctx, stretches, a, b, gate_bytes, excess, c, c_step):
-    """The sums of one row by a panel, [gate][sum] `c_step` bytes apart, which is `TILE` where `multiply_digits` would
-    have them; `gate_bytes` from gate to gate of b. The excess, [gate][sum][column], is what zeros give without one.
+    """The sums of one row, to whose digits `add_128` was applied, by a panel, [gate][sum] `c_step` bytes apart, which
+    is `TILE` where `multiply_digits` would have them; `gate_bytes` from gate to gate of b. The excess,
+    [gate][sum][column], is what zeros give without one.
     """
     ints = types.intp
 

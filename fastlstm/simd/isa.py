@@ -18,13 +18,14 @@ PANEL = 4  # vectors of one k side by side in a packed panel: the four gates of 
 # Steps of k per block: a block of a panel (24 KiB on AVX-512) stays in L1 while all rows pass over it. Fewer steps
 # cost more in loading and storing C; more fall out of L1.
 DEPTH = 96
-PRODUCT_ROWS = 512  # rows of x and h to one product for dW: dW is loaded and stored once for so many
-PRODUCT_COLUMNS = 512  # columns of [x, h] to one product for dW: so many by PRODUCT_ROWS leave room in L2
+# Rows of x and h to one product for dW, which is loaded and stored once for so many: more of dG fall out of L2 before
+# all panels have read it. Columns of [x, h] to one product.
+PRODUCT_ROWS, PRODUCT_COLUMNS = 128, 512
 # The matrix unit (`simd.amx`): rows of a tile of A and C, columns of one of B and C; steps of k of one instruction;
 # bfloat16 that make a float32; bytes of a tile, and of its rows.
 SIDE, STEP, PIECES, TILE, TILE_ROW = 16, 32, 3, 1024, 64
 STRETCH, DIGITS = 64, 3  # likewise of bytes (`simd.digits`): steps of k of one instruction, bytes that make a float32
-PIECE_ROWS, PIECE_DEPTH = 256, 512  # rows and steps of k of A whose pieces stay in L2 while all panels of B pass
+DIGITS_IN_L2 = 1 << 20  # bytes of rows of A in digits that stay there while all panels of B pass
 STREAMS = 8  # registers of running hashes that a digest keeps
 
 

@@ -432,7 +432,7 @@ def backward(dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, spent: Tensor
             dx.zero_()
     x = x if call.lengths is None else x[layout.places()]
     plan = plan_backward(layout.steps, layout.B, x.shape[-1], H, D, x.dtype, _threads(), variant.whole)
-    packs = _packs("pieces" if plan.in_unit else "backward", call, spec, variant)
+    packs = _packs("digits" if plan.in_unit else "backward", call, spec, variant)
     grads = calls.backward(
         variant, spec, plan, x, packs, _taped(call, tape, layout.size, variant), _array(call.h_0), _array(call.c_0),
         _view(dy, call.y_first), _array(dh_n), _array(dc_n), [_view(dx, call.x_first) for dx in dxs],

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_case import LIKE, address, run_digits, run_gemm
+from kernel_case import LIKE, address, run_columns, run_digits, run_gemm
 from product_case import check_a_row_apart
 
 from fastlstm.kernels.digits import BOUND, SMALLEST, SUMS
@@ -43,10 +43,24 @@ def power(a: np.ndarray) -> np.ndarray:
 
 
 def balance(w: np.ndarray) -> np.ndarray:
-    """The power of two of half the mean of each k, of sums in the order of the rows."""
-    share, sizes = np.float32(0.5) / np.float32(len(w)), np.zeros(w.shape[1], np.float32)
+    """The power of two of a quarter of the mean of each k, of sums in the order of the rows."""
+    share, sizes = np.float32(0.25) / np.float32(len(w)), np.zeros(w.shape[1], np.float32)
     for row in abs(w):
         sizes = (row.astype(np.float64) * share + sizes).astype(np.float32)
+    return power(np.maximum(sizes, TINY))
+
+
+def balance_columns(w: np.ndarray) -> np.ndarray:
+    """The same of sums by vectors of columns, then of halves of a vector, then by panels."""
+    share, sizes = np.float32(0.25) / np.float32(len(w)), np.zeros(w.shape[1], np.float32)
+    for panel in range(0, len(w), WIDTH):
+        vectors = abs(w[panel : panel + WIDTH]).reshape(-1, SIDE, w.shape[1])
+        total = vectors[0]
+        for vector in vectors[1:]:
+            total = total + vector
+        while len(total) > 1:
+            total = total[: len(total) // 2] + total[len(total) // 2 :]
+        sizes = sizes + share * total[0]
     return power(np.maximum(sizes, TINY))
 
 
@@ -68,7 +82,7 @@ def digits_of(balanced: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(found[::-1]), np.float32(2**8) / factor
 
 
-def by_digits(a: np.ndarray, w: np.ndarray, start: np.ndarray) -> np.ndarray:
+def by_digits(a: np.ndarray, w: np.ndarray, start: np.ndarray, balance=balance) -> np.ndarray:
     """start + a w^T as the tiles and `add_sums` compute it; float64 holds what is rounded once."""
     a, w = flushed(a), flushed(w)
     powers = balance(w)
@@ -102,7 +116,7 @@ def product(a: np.ndarray, w: np.ndarray, start: np.ndarray) -> np.ndarray:
     columns = started.shape[1]
     apart = np.full((rows, depth + 3), np.nan, np.float32)  # rows of A, and what must not be read
     apart[:, :depth] = a
-    a_digits, b_digits = -(-rows // SIDE) * digit_elements(depth), digits_elements(hidden, depth)
+    a_digits, b_digits = -(-rows // SIDE) * digit_elements(depth), digits_elements(columns // SIDE, depth)
     sizes = (a_digits, rows, columns * depth, b_digits, digit_elements(depth), SUMS // 4)
     space = [aligned(size + 1, np.float32) for size in sizes]
     for array in space:
@@ -115,6 +129,24 @@ def product(a: np.ndarray, w: np.ndarray, start: np.ndarray) -> np.ndarray:
     assert (c[-1] == MARGIN).all() and (c[:, columns:] == MARGIN).all(), "written beyond C"
     assert all(array[-1] == MARGIN for array in space), "written beyond the workspace"
     return by_gates(c[:rows, :columns], hidden)
+
+
+def product_of_columns(a: np.ndarray, w: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """The kernel's C (rows, N) for w (N, depth) in packed columns, N in whole vectors."""
+    (rows, depth), columns = a.shape, len(w)
+    packed = np.concatenate([w[first : first + WIDTH].T.ravel() for first in range(0, columns, WIDTH)])
+    sizes = (-(-rows // SIDE) * digit_elements(depth), rows, digits_elements(columns // SIDE, depth))
+    space = [aligned(size + 1, np.float32) for size in (*sizes, digit_elements(depth), SUMS // 4)]
+    for array in space:
+        array.fill(MARGIN)
+    c = np.full((rows + 1, columns + 3), MARGIN, np.float32)
+    run_columns(
+        V, rows, depth, columns, address(a), depth, address(packed), address(start),
+        columns if len(start) > 1 else 0, address(c), c.shape[1], *map(address, space),
+    )  # fmt: skip
+    assert (c[-1] == MARGIN).all() and (c[:, columns:] == MARGIN).all(), "written beyond C"
+    assert all(array[-1] == MARGIN for array in space), "written beyond the workspace"
+    return c[:rows, :columns].copy()
 
 
 def in_registers(a: np.ndarray, w: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -161,6 +193,38 @@ def test_every_bit(rows: int, depth: int) -> None:
         a, w, start = operands(rows, hidden, depth)
         np.testing.assert_array_equal(product(a, w, start), by_digits(a, w, start))
         np.testing.assert_array_equal(product(a, w, start[:1]), by_digits(a, w, start[:1]))
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("rows", ROWS)
+def test_every_bit_of_columns(rows: int, depth: int) -> None:
+    if without():
+        return
+    for columns in (SIDE, WIDTH, 2 * WIDTH + 3 * SIDE):
+        a, w, start = operands(rows, columns // PANEL, depth)
+        for begin in (start, start[:1]):
+            np.testing.assert_array_equal(product_of_columns(a, w, begin), by_digits(a, w, begin, balance_columns))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_columns_that_cannot_be_split(value: float) -> None:
+    """Of a row of A, which stays apart, and of a panel."""
+    if without():
+        return
+    operand = operands(40, 16, 70)
+
+    def of_panel(a: np.ndarray, w: np.ndarray, start: np.ndarray) -> np.ndarray:
+        c, b = np.empty((len(a), WIDTH), np.float32), np.ascontiguousarray(w.T)
+        run_gemm(
+            V, len(a), PANEL, a.shape[1], address(a), a.shape[1], 1, address(b), 0, address(start), WIDTH, address(c),
+            WIDTH,
+        )  # fmt: skip
+        return c
+
+    check_a_row_apart(product_of_columns, of_panel, *operand, value)
+    a, w, start = operands(20, 16, 70)
+    w[37, 5] = value
+    np.testing.assert_array_equal(product_of_columns(a, w, start), of_panel(a, w, start))
 
 
 KINDS = {"normal": 0, "features of other sizes": 6, "features far from each other": 12}
@@ -240,7 +304,7 @@ SIZES = {
     "zeros": 0.0,
     "denormals": 1e-40,
     "about the smallest": 3e-38,
-    "below the smallest to split": 1e-25,
+    "below the smallest to split": 1e-33,
     "large": 1e17,
 }
 
