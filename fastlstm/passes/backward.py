@@ -18,6 +18,7 @@ from fastlstm.passes.backward_whole import step_by_row
 from fastlstm.passes.digits import multiply_dg, of_dg, split
 from fastlstm.passes.forward import block_rows
 from fastlstm.passes.frames import ZEROS, Backward
+from fastlstm.passes.meeting import all_run, come, go, meet
 from fastlstm.passes.rows import first, lot_of, place, rows_at, step_of
 from fastlstm.passes.weight_gradient import (
     clear,
@@ -29,9 +30,8 @@ from fastlstm.passes.weight_gradient import (
     weight_gradient,
 )
 from fastlstm.runtime.jit import choose, inline, kernel, read, word
-from fastlstm.runtime.memory import LINE
 from fastlstm.simd.amx import release
-from fastlstm.simd.atomic import barrier, called_off, flush_denormals, rendezvous, restore_mode
+from fastlstm.simd.atomic import called_off, flush_denormals, restore_mode
 from fastlstm.simd.isa import SIDE
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import lanes, load, pointer, splat, store
@@ -122,26 +122,20 @@ def input_gradient(v, frame, t, row, row_end, scratch):
             write_dx(v, frame, t, r, rows, column, z_row, z, z_row)
 
 
-@inline
-def meet(f, arrivals):
-    """Wait for all parts."""
-    if f.parts > 1:
-        barrier(f.sync, arrivals + f.parts)
-    return arrivals + f.parts
-
-
 @kernel
 def backward(v, part, frame):
     """One part of the backward pass; parts of a second direction follow those of the first, as its frame follows
     the first's.
     """
     f = read(frame, Backward)
+    seat = part
+    come(f.meeting, f.parties, seat)
     if part >= f.parts:
         frame += 8 * len(f)
         f = read(frame, Backward)
         part -= f.parts
     if f.parts > 1:
-        if not rendezvous(f.meeting, f.meeting + LINE, f.parties):
+        if not all_run(f, seat):
             return
     mode = flush_denormals()
     count = lanes(v)
@@ -218,6 +212,7 @@ def backward(v, part, frame):
         t = f.T - 1 if f.reverse else 0
         weight_gradient(v, frame, column, column_end, t * f.B, f.B, pointer(f.h_0, v), f.P, scratch)
     unpack(v, frame, column, column_end)
+    go(f.meeting, f.parties, seat)
     if v.amx:
         release()
     restore_mode(mode)

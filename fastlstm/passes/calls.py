@@ -12,6 +12,7 @@ from fastlstm.cell import CellSpec
 from fastlstm.passes.frames import (
     MEANS,
     MOMENTS,
+    PLACES,
     ZEROS,
     Backward,
     Forward,
@@ -24,7 +25,7 @@ from fastlstm.passes.frames import (
 from fastlstm.passes.packing import Gradients, Transposed, Weights, frame_of, padded, zeros
 from fastlstm.plan import GFLOPS, Plan
 from fastlstm.runtime import reuse
-from fastlstm.runtime.memory import LINE, address, pool
+from fastlstm.runtime.memory import LINE, MASK, address, pool
 from fastlstm.runtime.threads import alone, fan_out, get_num_threads, patiently
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
@@ -93,8 +94,9 @@ class _Meeting:
         self._words: np.ndarray | None = None
         self.place, self.barriers = 0, [0] * directions
         self.long = flops / GFLOPS / 1e9 > LONG_S
-        if parts > 1 or self.long:
-            self._words = np.zeros((directions + 3) * LINE // 8, np.int64)
+        parties = directions * parts
+        if parties > 1 or self.long:
+            self._words = np.zeros((PLACES + LINE + (8 + MASK) * parties) // 8, np.int64)
             self.place = address(self._words) + -address(self._words) % LINE
             self.barriers = [self.place + (2 + d) * LINE for d in range(directions)]
 
@@ -132,8 +134,8 @@ def _run_parts(name: str, variant: Variant, plan: Plan, frames: np.ndarray, cls,
     allowed = parts == 1 or get_num_threads() > 1
     if allowed and fan_out(task, parts, address(frames), meeting.sleeps) and not meeting.given_up():
         return
-    frames[:, cls._fields.index("parts")] = 1
-    frames[:, cls._fields.index("by_units")] = 0
+    for name, value in (("parts", 1), ("parties", 1), ("by_units", 0)):
+        frames[:, cls._fields.index(name)] = value
     alone(task, len(frames), address(frames))
 
 

@@ -15,12 +15,12 @@ from fastlstm.passes.digits import add_x, of_x, split
 from fastlstm.passes.forward_step import step_by_panel
 from fastlstm.passes.forward_whole import WHOLE_ROWS, step_by_row
 from fastlstm.passes.frames import Forward
+from fastlstm.passes.meeting import all_run, come, go, meet
 from fastlstm.passes.narrow import depth_of, first_of_sums, product, scale_x
 from fastlstm.passes.rows import at, first, lot_of, place, reset_at, rows_at, step_of, taped
 from fastlstm.runtime.jit import choose, inline, kernel, read
-from fastlstm.runtime.memory import LINE
 from fastlstm.simd.amx import release
-from fastlstm.simd.atomic import barrier, called_off, flush_denormals, rendezvous, restore_mode
+from fastlstm.simd.atomic import called_off, flush_denormals, restore_mode
 from fastlstm.simd.stored import weights_pointer
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import lanes, load, pointer, store
@@ -158,6 +158,8 @@ def forward(v, part, frame):
     the first's.
     """
     f = read(frame, Forward)
+    seat = part
+    come(f.meeting, f.parties, seat)
     if part >= f.parts:
         frame += 8 * len(f)
         f = read(frame, Forward)
@@ -167,7 +169,7 @@ def forward(v, part, frame):
     panels = (f.H + count - 1) // count
     panel, panel_end = 0, panels
     if f.by_units:
-        if not rendezvous(f.meeting, f.meeting + LINE, f.parties):
+        if not all_run(f, seat):
             return
         panel, panel_end = cut(panels, f.parts, part), cut(panels, f.parts, part + 1)
     lot = lot_of(f, part)
@@ -183,8 +185,7 @@ def forward(v, part, frame):
     if f.chunk == 0:
         stage_mine(v, f, frame, lot, part, t, h)
     if f.by_units:  # h_0 must be whole before anybody reads it
-        arrivals += f.parts
-        barrier(f.sync, arrivals)
+        arrivals = meet(f, arrivals)
     lowest = 0  # the earliest step of the current chunk
     for s in range(f.T):
         if called_off(f.sync):
@@ -216,8 +217,8 @@ def forward(v, part, frame):
             if f.chunk == 0:
                 stage_mine(v, f, frame, lot, part, following, h_after)
         if f.by_units:
-            arrivals += f.parts
-            barrier(f.sync, arrivals)
+            arrivals = meet(f, arrivals)
+    go(f.meeting, f.parties, seat)
     if v.amx and f.digits_hh != 0:
         release()
     restore_mode(mode)

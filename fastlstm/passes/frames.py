@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from fastlstm.runtime.memory import LINE
 from fastlstm.runtime.variant import Variant
 from fastlstm.simd.isa import DEPTH, DIGITS, PANEL, PIECES, SIDE, STEP, STRETCH, TILE, TILE_ROW, target
 
+PLACES = 4 * LINE  # bytes of a meeting before the processors of the parts: arrivals, the verdict, two barriers
 ZEROS = 4 * PANEL  # vectors of zeros at the head of each part's scratch: the start of sums, as wide as the widest tile
 WIDE = 2 * PANEL  # vectors of the widest tile
 MOMENTS = 4  # of a row, normed: one over the standard deviations of W x, R h and c, and the mean of c

@@ -1,11 +1,14 @@
-"""How a thread sleeps until another wakes it: what Linux wants to be told."""
+"""How a thread sleeps until another wakes it, and where it runs: what Linux wants to be told."""
 
 from __future__ import annotations
 
 import platform
 import sys
 
-NUMBER = {"x86_64": 202, "aarch64": 98}.get(platform.machine() if sys.platform == "linux" else "", 0)  # of the call
+# The numbers of the calls futex, sched_getaffinity and sched_setaffinity; 0 where they are not known.
+NUMBER, GET_AFFINITY, SET_AFFINITY = {"x86_64": (202, 204, 203), "aarch64": (98, 123, 122)}.get(
+    platform.machine() if sys.platform == "linux" else "", (0, 0, 0)
+)
 WAIT, WAKE = 128, 129  # operations, private to this process
 ALL = 2**31 - 1  # sleepers to wake
 SPINS = 4000  # about 100 us of spinning before a waiting thread gives its core to others

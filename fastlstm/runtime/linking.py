@@ -58,7 +58,7 @@ class Whole(JITCodeLibrary):
 
 
 # C functions that machine code may call; others would be Python's or Numba's, for an error that no worker raises.
-KNOWN = {"memcpy", "memmove", "memset", "sched_yield", "syscall", "SwitchToThread"}
+KNOWN = {"memcpy", "memmove", "memset", "sched_getcpu", "sched_yield", "syscall", "SwitchToThread"}
 ENTRY = """
 declare i32 @"{function}"(ptr, ptr, i64, i64)
 

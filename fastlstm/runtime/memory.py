@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest register
+MASK = 136  # bytes of a thread's processors: how many bytes of them are used, then a bit for each of 1,024
 LINE = 128  # bytes between counters of several threads: two cache lines, since neighbours are fetched in pairs
 KEPT = 8  # arrays kept per thread
 _word = ctypes.c_ssize_t.from_address

@@ -73,6 +73,9 @@ define i64 @fastlstm_region(i64 %threads, i64 %parts, ptr %worker, i64 %frame) {
 # whenever the threads had slept since the last one. A team may be smaller than it should be, and its threads take
 # parts one after another: while some have not begun, the wait ends after PATIENCE sleeps.
 PATIENCE = 5
+# Of parts that have all begun each has a processor of its own (`simd.placing`), and they end soon after each other: who
+# sleeps until then may be woken on another's, which OpenMP's wait then keeps.
+LONG_SPINS = 20 * futex.SPINS
 PAUSE = "aarch64.hint(i32 1)" if platform.machine() == "aarch64" else "x86.sse2.pause()"
 WAITING = f"""
 declare i64 @syscall(i64, ...)
@@ -102,7 +105,10 @@ spin:
 again:
   call void @llvm.{PAUSE}
   %spun = add i64 %spins, 1
-  %tired = icmp eq i64 %spun, {futex.SPINS}
+  %there = load atomic i64, ptr %begun acquire, align 8
+  %working = icmp eq i64 %there, %parts
+  %limit = select i1 %working, i64 {LONG_SPINS}, i64 {futex.SPINS}
+  %tired = icmp uge i64 %spun, %limit
   br i1 %tired, label %wait, label %spin
 wait:
   %sleeps = phi i64 [0, %again], [%longer, %slumber]

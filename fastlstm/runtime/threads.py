@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import queue
 import sys
 import threading
 import time
@@ -30,6 +31,7 @@ _busy: list[None] = []  # as many entries as threads that calls use now: a list 
 _wait_until = 0.0  # when (`time.monotonic`) calls may use several threads again
 _wait_factor = FIRST_WAIT
 _slept = False  # whether threads slept in the last call of several
+_patient: queue.SimpleQueue[Callable[[], None]] | None = None  # what the thread of long calls is to do
 _LOCKS = (_starting, *workers.LOCKS, *machine.LOCKS)  # in the order in which they are taken
 
 
@@ -147,7 +149,8 @@ def alone(task: Worker, parts: int, frame: int) -> None:
 
 def patiently(run: Callable[[], None], call_off: Callable[[], None]) -> None:
     """Run a long call where Ctrl-C can end it: on another thread, since the main one, which alone takes signals, takes
-    them between two lines of Python only. After one, `call_off` asks the call to end, which is waited for.
+    them between two lines of Python only. After one, `call_off` asks the call to end, which is waited for. It is the
+    same thread each time: OpenMP starts a team of its own for every thread that enters a region.
     """
     if threading.current_thread() is not threading.main_thread():
         run()
@@ -164,9 +167,8 @@ def patiently(run: Callable[[], None], call_off: Callable[[], None]) -> None:
         finally:
             done.set()
 
-    thread = threading.Thread(target=work, name="fastlstm")
     try:
-        thread.start()
+        _jobs().put(work)
         while not done.wait(0.5):  # Windows takes signals between two waits only
             pass
     except BaseException:
@@ -177,6 +179,21 @@ def patiently(run: Callable[[], None], call_off: Callable[[], None]) -> None:
         raise
     if failed:
         raise failed[0]
+
+
+def _jobs() -> queue.SimpleQueue[Callable[[], None]]:
+    """Where the thread of long calls takes its jobs from."""
+    global _patient
+    if _patient is None:
+        jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=_serve, args=(jobs,), name="fastlstm", daemon=True).start()
+        _patient = jobs
+    return _patient
+
+
+def _serve(jobs: queue.SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        jobs.get()()  # with no name, which would keep its arrays
 
 
 def _quietly(event: threading.Event, seconds: float) -> bool:
@@ -194,7 +211,8 @@ def _crowded() -> bool:
 def _met(seconds: float, sleeps: float) -> None:
     """Take note of how long a call of several threads took, and how often one of them had to sleep.
 
-    Once is forgiven: after a pause threads start late, by some ms, and the next call finds them awake.
+    Once is forgiven: after a pause threads start late, by some ms, and the next call finds them awake. So it is after
+    each while on one thread, a pause for the others: else every call after one would begin the next.
     """
     global _wait_until, _wait_factor, _slept
     before, _slept = _slept, sleeps * SLEEP_S >= CROWDED * seconds
@@ -203,6 +221,7 @@ def _met(seconds: float, sleeps: float) -> None:
     elif before:
         _wait_until = time.monotonic() + min(_wait_factor * seconds, LONGEST_WAIT_S)
         _wait_factor *= 2
+        _slept = False
 
 
 def _before_fork() -> None:
@@ -218,7 +237,8 @@ def _after_fork() -> None:
 
 def _in_child() -> None:
     """A child has the threads of nobody, whether they were started by us or by other code that uses Numba."""
-    global _lost
+    global _lost, _patient
+    _patient = None
     numba = sys.modules.get("numba.np.ufunc.parallel")
     _lost = _lost or _region is not None or getattr(numba, "_is_initialized", False)
     _busy.clear()

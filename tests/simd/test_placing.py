@@ -1,0 +1,97 @@
+"""Parts of a call on processors of their own, and threads that may run wherever they could before."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from kernel_case import compiled
+
+from fastlstm.runtime.memory import MASK
+from fastlstm.simd.placing import SIZE, processor, settle, unsettle
+
+
+@compiled
+def run_settle(places, parts, part, saved):
+    settle(places, parts, part, saved)
+    return processor()
+
+
+@compiled
+def run_unsettle(saved):
+    unsettle(saved)
+
+
+class Call:
+    """The words of a call of so many parts, in which part 0 is this thread."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self.places = np.zeros(parts, np.int64)
+        self.saved = np.full(MASK // 8 + 1, -7, np.int64)
+
+    def settle(self) -> int:
+        return run_settle(self.places.ctypes.data, self.parts, 0, self.saved.ctypes.data)
+
+    def unsettle(self) -> None:
+        run_unsettle(self.saved.ctypes.data)
+        assert self.saved[-1] == -7, "written beyond the mask"
+
+
+@pytest.fixture(autouse=True)
+def mask() -> Iterator[set[int]]:
+    """The processors that this thread may use, before and after."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield set()
+        return
+    before = os.sched_getaffinity(0)
+    yield before
+    after = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, before)
+    assert after == before
+
+
+def test_it_stays_where_it_is(mask: set[int]) -> None:
+    call = Call(3)
+    here = call.settle()
+    if not mask:
+        assert here == 0, "this system tells no processor"
+        return
+    assert os.sched_getaffinity(0) == {here - 1}
+    assert call.places.tolist() == [here, 0, 0]
+    call.unsettle()
+
+
+def test_it_leaves_the_processor_of_another(mask: set[int]) -> None:
+    for _ in range(20 if len(mask) > 1 else 0):
+        call = Call(2)
+        call.places[1] = call.settle()
+        call.unsettle()
+        found = call.settle()
+        assert found != call.places[1]
+        assert os.sched_getaffinity(0) == {found - 1}
+        call.unsettle()
+
+
+def test_where_there_is_no_other_one(mask: set[int]) -> None:
+    if not mask:
+        return
+    only, call = {min(mask)}, Call(2)
+    os.sched_setaffinity(0, only)
+    call.places[1] = min(mask) + 1
+    assert call.settle() == call.places[1]
+    call.unsettle()
+    assert os.sched_getaffinity(0) == only
+    os.sched_setaffinity(0, mask)
+
+
+def test_processors_beyond_the_mask(mask: set[int]) -> None:
+    if not mask:
+        return
+    call = Call(2)
+    call.places[1] = 8 * SIZE + 5
+    here = call.settle()
+    assert os.sched_getaffinity(0) == {here - 1}
+    call.unsettle()
