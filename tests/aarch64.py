@@ -68,6 +68,10 @@ define i64 @syscall(i64 %number) {
 define i32 @sched_yield() {
   ret i32 0
 }
+
+define i32 @sched_getcpu() {
+  ret i32 -1
+}
 """  # what workers call of a C library; volatile, or LLVM would see in the loops the functions that they are
 
 
