@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -78,7 +79,12 @@ def _share(
     efficient = min(1.0, rows / full)
     rows_us = serial_us / by_rows / efficient * (1.15 if weights > L2 and rows < 64 else 1.0)
     units_us = serial_us / by_units / min(1.0, B / full) + T * BARRIER_US * by_units
-    if by_units > 1 and units_us < rows_us and serial_us >= MEETING_US:
+    if by_units == 1 or serial_us < MEETING_US:
+        units_us = math.inf
+    alone_us = serial_us / min(1.0, B / full)
+    if min(rows_us, units_us) + REGION_US > alone_us:  # emptier tiles, or meetings, cost what threads gain
+        return 1, False, "one thread is as fast", alone_us * side
+    if units_us < rows_us:
         return by_units, True, "few rows: each thread keeps its share of the weights", units_us * side
     return by_rows, False, "rows are independent", rows_us * (rows * by_rows / B) * side  # the longest part's
 

@@ -44,6 +44,12 @@ def test_plans_are_told_in_words() -> None:
             lstm.plan(1, 1, layer=layer)
 
 
+def test_threads_that_gain_nothing_are_not_asked() -> None:
+    """Half of eight rows take the matrix unit as long as all of them; of 64 a quarter of the time."""
+    assert plan_forward(1, 8, 64, 256, 1, "float32", 2, True, unit=True).parts == 1
+    assert plan_forward(1, 64, 64, 256, 1, "float32", 4, True, unit=True).parts == 4
+
+
 def test_what_the_model_expects_of_more_threads() -> None:
     """Rows that divide evenly scale; threads without a row add nothing; a call of microseconds stays on one thread."""
     lstm = LSTM(30, 128)
