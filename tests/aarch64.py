@@ -173,7 +173,7 @@ def emulate() -> None:
         address = machine.load(code, symbol)
         return workers.Worker(lambda part, frame: emulator.call(address, part, frame), address)
 
-    def enter(threads: int, parts: int, worker: int, frame: int) -> None:
+    def enter(threads: int, parts: int, worker: int, frame: int, spins: int) -> None:
         for part in range(parts):
             emulator.call(worker, part, frame)
 

@@ -189,8 +189,9 @@ def backward(v, part, frame):
                     here = lot.row + older + cut(rows - older, blocks, block + 1) - r
                     initial_state(v, frame, lot, panel, panel_end, r, here, t, dg_after, scratch)
         arrivals = meet(f, arrivals)
-        share, share_end = cut(chunk_rows, f.parts, part), cut(chunk_rows, f.parts, part + 1)
-        input_gradient(v, frame, lowest, share, share_end, scratch)
+        tiles = (chunk_rows + SIDE - 1) // SIDE
+        share, share_end = SIDE * cut(tiles, f.parts, part), SIDE * cut(tiles, f.parts, part + 1)
+        input_gradient(v, frame, lowest, min(share, chunk_rows), min(share_end, chunk_rows), scratch)
         if v.keeps:
             h = pointer(f.inputs, v) + base * f.P
             weight_gradient(v, frame, column, column_end, base, chunk_rows, h, f.P, scratch)

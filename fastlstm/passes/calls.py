@@ -134,8 +134,8 @@ def _run_parts(name: str, variant: Variant, plan: Plan, frames: np.ndarray, cls,
     allowed = parts == 1 or get_num_threads() > 1
     if allowed and fan_out(task, parts, address(frames), meeting.sleeps) and not meeting.given_up():
         return
-    for name, value in (("parts", 1), ("parties", 1), ("by_units", 0)):
-        frames[:, cls._fields.index(name)] = value
+    for field, value in (("parts", 1), ("parties", 1), ("by_units", 0)):
+        frames[:, cls._fields.index(field)] = value
     alone(task, len(frames), address(frames))
 
 

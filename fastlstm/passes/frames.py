@@ -304,7 +304,7 @@ def piece_steps(depth: int) -> int:
 
 
 def piece_elements(steps: int, columns: int) -> int:
-    """Elements of the pieces of so many columns, or rows, in whole tiles, and of the line before them."""
+    """Elements of the pieces of so many columns, or rows, in whole tiles, and a line."""
     return (TILE_ROW + steps * -(-columns // SIDE) * PIECES * TILE) // 4
 
 

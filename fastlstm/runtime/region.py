@@ -19,8 +19,8 @@ from fastlstm.runtime.machine import assemble
 POOLS = {"omp": "omppool", "tbb": "tbbpool", "workqueue": "workqueue"}
 # `kernel` is the gufunc inner loop that the layer calls: the number of a part travels as the address of an argument,
 # whose stride is 1. What the parts share, %task, is a worker, its frame, and how many parts there are, have begun and
-# are done, and how often one that was done slept before all had begun. The layer leaves its count of threads with the
-# caller, whose own is put back.
+# are done, how often one that was done slept before all had begun, and how long it spins where they have. The layer
+# leaves its count of threads with the caller, whose own is put back.
 TEXT = """
 define internal void @kernel(ptr %arguments, ptr %counts, ptr %strides, ptr %task) {
 entry:
@@ -44,9 +44,11 @@ done:
   ret void
 }
 
-define i64 @fastlstm_region(i64 %threads, i64 %parts, ptr %worker, i64 %frame) {
-  %task = alloca [6 x i64]
-  store [6 x i64] zeroinitializer, ptr %task
+define i64 @fastlstm_region(i64 %threads, i64 %parts, ptr %worker, i64 %frame, i64 %spins) {
+  %task = alloca [7 x i64]
+  store [7 x i64] zeroinitializer, ptr %task
+  %patience = getelementptr i64, ptr %task, i64 6
+  store i64 %spins, ptr %patience
   store ptr %worker, ptr %task
   %place = getelementptr i64, ptr %task, i64 1
   store i64 %frame, ptr %place
@@ -73,7 +75,7 @@ define i64 @fastlstm_region(i64 %threads, i64 %parts, ptr %worker, i64 %frame) {
 # whenever the threads had slept since the last one. A team may be smaller than it should be, and its threads take
 # parts one after another: while some have not begun, the wait ends after PATIENCE sleeps.
 PATIENCE = 5
-# Of parts that have all begun each has a processor of its own (`simd.placing`), and they end soon after each other: who
+# Where all parts have begun, each on a processor of its own (`simd.placing`), they end soon after each other: who
 # sleeps until then may be woken on another's, which OpenMP's wait then keeps.
 LONG_SPINS = 20 * futex.SPINS
 PAUSE = "aarch64.hint(i32 1)" if platform.machine() == "aarch64" else "x86.sse2.pause()"
@@ -107,7 +109,9 @@ again:
   %spun = add i64 %spins, 1
   %there = load atomic i64, ptr %begun acquire, align 8
   %working = icmp eq i64 %there, %parts
-  %limit = select i1 %working, i64 {LONG_SPINS}, i64 {futex.SPINS}
+  %patient = getelementptr i64, ptr %task, i64 6
+  %long = load i64, ptr %patient
+  %limit = select i1 %working, i64 %long, i64 {futex.SPINS}
   %tired = icmp uge i64 %spun, %limit
   br i1 %tired, label %wait, label %spin
 wait:
@@ -143,13 +147,13 @@ class Region(NamedTuple):
 
     layer: str
     most: int  # threads it has
-    enter: Callable[[int, int, int, int], int]  # (threads, parts, address of a worker, frame)
+    enter: Callable[[int, int, int, int, int], int]  # (threads, parts, address of a worker, frame, spins at the end)
 
-    def run(self, threads: int, parts: int, worker: int, frame: int) -> int:
-        """Run the parts of a call on so many threads, at most those there are; how often one of them slept, done,
-        while others had not begun.
+    def run(self, threads: int, parts: int, worker: int, frame: int, placed: bool) -> int:
+        """Run the parts of a call on so many threads, at most those there are; `placed` tells whether each finds a
+        processor of its own. How often one of them slept, done, while others had not begun.
         """
-        return self.enter(min(threads, self.most), parts, worker, frame)
+        return self.enter(min(threads, self.most), parts, worker, frame, LONG_SPINS if placed else futex.SPINS)
 
 
 def start() -> Region:
@@ -162,5 +166,5 @@ def start() -> Region:
     text = TEXT + (WAITING if layer == "omp" and futex.has_futex() else NOT_WAITING)
     for name in ("parallel_for", "get_num_threads", "set_num_threads"):
         text = text.replace(name.upper(), str(getattr(pool, name)))
-    enter = ctypes.CFUNCTYPE(ctypes.c_ssize_t, *[ctypes.c_ssize_t] * 4)(assemble(text, "fastlstm_region"))
+    enter = ctypes.CFUNCTYPE(ctypes.c_ssize_t, *[ctypes.c_ssize_t] * 5)(assemble(text, "fastlstm_region"))
     return Region(layer, parallel.NUM_THREADS, enter)

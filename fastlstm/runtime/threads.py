@@ -31,7 +31,8 @@ _busy: list[None] = []  # as many entries as threads that calls use now: a list 
 _wait_until = 0.0  # when (`time.monotonic`) calls may use several threads again
 _wait_factor = FIRST_WAIT
 _slept = False  # whether threads slept in the last call of several
-_patient: queue.SimpleQueue[Callable[[], None]] | None = None  # what the thread of long calls is to do
+Jobs = queue.SimpleQueue[Callable[[], None] | None]
+_patient: tuple[Jobs, set[int]] | None = None  # what the thread of long calls is to do, and the processors it may use
 _LOCKS = (_starting, *workers.LOCKS, *machine.LOCKS)  # in the order in which they are taken
 
 
@@ -109,7 +110,8 @@ def start() -> None:
 
 def fan_out(task: Worker, parts: int, frame: int, sleeps: Callable[[], float] | None = None) -> bool:
     """Run the parts of a call, each on a thread of its own where there are so many; False if there is no region to run
-    them in. `sleeps` tells afterwards how often threads slept while they waited for each other amid the call.
+    them in. `sleeps`, of calls whose parts meet, tells afterwards how often threads slept while they waited for each
+    other amid the call.
 
     That is so in a child forked after the threads were started, which has none of them; while other Python threads'
     calls use the processors, or other programs do; and, under the workqueue layer, while one of them is in the region.
@@ -128,7 +130,7 @@ def fan_out(task: Worker, parts: int, frame: int, sleeps: Callable[[], float] | 
     _busy.extend([None] * parts)
     began = time.perf_counter()
     try:
-        slept = found.run(threads, parts, task.address, frame)
+        slept = found.run(threads, parts, task.address, frame, placed=sleeps is not None)
     finally:
         del _busy[-parts:]
         if found.layer == "workqueue":
@@ -155,11 +157,12 @@ def patiently(run: Callable[[], None], call_off: Callable[[], None]) -> None:
     if threading.current_thread() is not threading.main_thread():
         run()
         return
-    began, done = threading.Event(), threading.Event()
+    claim, done = threading.Lock(), threading.Event()
     failed: list[BaseException] = []
 
     def work() -> None:
-        began.set()
+        if not claim.acquire(blocking=False):
+            return  # interrupted before it was begun
         try:
             run()
         except BaseException as error:  # raised again by the caller
@@ -173,27 +176,32 @@ def patiently(run: Callable[[], None], call_off: Callable[[], None]) -> None:
             pass
     except BaseException:
         call_off()
-        while not _quietly(done, 0.1):
-            if not began.is_set() and not _quietly(began, 1.0):
-                break  # interrupted before there was a thread
+        if not claim.acquire(blocking=False):
+            while not _quietly(done, 0.1):
+                pass
         raise
     if failed:
         raise failed[0]
 
 
-def _jobs() -> queue.SimpleQueue[Callable[[], None]]:
-    """Where the thread of long calls takes its jobs from."""
+def _jobs() -> Jobs:
+    """Where the thread of long calls takes its jobs from: another one when the caller's processors are others now."""
     global _patient
+    may_use = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if _patient is not None and _patient[1] != may_use:
+        _patient[0].put(None)
+        _patient = None
     if _patient is None:
-        jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        jobs: Jobs = queue.SimpleQueue()
         threading.Thread(target=_serve, args=(jobs,), name="fastlstm", daemon=True).start()
-        _patient = jobs
-    return _patient
+        _patient = jobs, may_use
+    return _patient[0]
 
 
-def _serve(jobs: queue.SimpleQueue[Callable[[], None]]) -> None:
-    while True:
-        jobs.get()()  # with no name, which would keep its arrays
+def _serve(jobs: Jobs) -> None:
+    while (job := jobs.get()) is not None:
+        job()
+        del job  # and its arrays
 
 
 def _quietly(event: threading.Event, seconds: float) -> bool:

@@ -219,7 +219,7 @@ def multiply_digits(typingctx, stretches, a, b, c):
 
 
 def _row_function(module: ir.Module) -> ir.Function:
-    """The LLVM function of one row by the four gates of a panel: twelve sums in registers."""
+    """The LLVM function of one row by the four vectors of a panel: twelve sums in registers."""
     name = "fastlstm_digits_row"
     if name in module.globals:
         return module.globals[name]

@@ -16,7 +16,7 @@ from fastlstm.runtime import futex
 from fastlstm.runtime.futex import has_futex
 from fastlstm.runtime.jit import kernel, set_word, word
 from fastlstm.runtime.memory import MASK
-from fastlstm.simd.atomic import load_acquire
+from fastlstm.simd.atomic import fetch_add, load_acquire
 from fastlstm.simd.emit import I32, I64, call
 
 SIZE = MASK - 8  # bytes of a mask, a bit for each processor, behind a word that tells how many of them are used
@@ -119,6 +119,13 @@ def restore(typingctx, saved):
 
 
 @kernel
+def move_in(places, part, here):
+    """Tell the others of a processor, before this part looks where they are."""
+    fetch_add(places + 8 * part, here - load_acquire(places + 8 * part))
+    return here
+
+
+@kernel
 def settle(places, parts, part, saved):
     """Find a processor that no other part has, whose numbers are in words at an address, and stay on it until
     `unsettle`; where there is none, nothing.
@@ -127,17 +134,18 @@ def settle(places, parts, part, saved):
     if here == 0 or not remember(saved):
         set_word(saved, 0)
         return
-    set_word(places + 8 * part, here)
-    alone = True
-    for other in range(parts):
-        if other != part and load_acquire(places + 8 * other) == here:
-            alone = False
-    if not alone:
+    here = move_in(places, part, here)
+    for attempt in range(parts):
+        alone = True
+        for other in range(parts if attempt == 0 else part):  # of two that have left for the same one, one stays there
+            if other != part and load_acquire(places + 8 * other) == here:
+                alone = False
+        if alone:
+            break
         if not leave(saved, places, parts):
             set_word(saved, 0)
             return
-        here = processor()
-        set_word(places + 8 * part, here)
+        here = move_in(places, part, processor())
     stay(saved, here)
 
 

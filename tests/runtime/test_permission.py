@@ -84,7 +84,7 @@ def test_no_other_system_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_huge_numbers_overflow_alike(in_registers) -> None:
-    """To infinity where registers do, though a product of their pieces may be below zero."""
+    """To infinity where registers do, though a product of their digits may be below zero."""
 
     def gradient() -> np.ndarray:
         lstm = fastlstm.LSTM(64, 64, bias=False, seed=1)

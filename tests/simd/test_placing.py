@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from kernel_case import compiled
 
+import fastlstm
 from fastlstm.runtime.memory import MASK
 from fastlstm.simd.placing import SIZE, processor, settle, unsettle
 
@@ -95,3 +96,17 @@ def test_processors_beyond_the_mask(mask: set[int]) -> None:
     here = call.settle()
     assert os.sched_getaffinity(0) == {here - 1}
     call.unsettle()
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}], ids=["units", "directions"])
+def test_calls_leave_all_threads_as_they_were(mask: set[int], options: dict[str, bool]) -> None:
+    """Those of other libraries too, which may be the same."""
+    fastlstm.set_num_threads(2)
+    lstm = fastlstm.LSTM(20, 128, seed=0, **options)
+    x = np.ones((40, 8, 20), np.float32)
+    y, _, tape = lstm.forward(x)
+    lstm.backward(tape, y)
+    if mask:
+        assert {frozenset(os.sched_getaffinity(int(task))) for task in os.listdir("/proc/self/task")} == {
+            frozenset(mask)
+        }
