@@ -104,7 +104,7 @@ def test_wrong_arguments_are_told_after_a_prepared_call_too() -> None:
 
 
 def test_a_change_of_the_thread_count_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = LayerCase(T=20, B=8, I=64, H=128)
+    case = LayerCase(T=20, B=16, I=64, H=128)
     entered = []
     original = short.fan_out
     monkeypatch.setattr(short, "fan_out", lambda *call: entered.append(call[1]) or original(*call))
