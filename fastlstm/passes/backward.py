@@ -95,6 +95,12 @@ def dg_of_x(v, f, base, row):
     return pointer(f.du, v) + row * 4 * f.H if v.normed else pointer(f.gates, v) + (base + row) * 4 * f.H
 
 
+@inline
+def cut_tiles(rows, parts, part):
+    """`cut` of rows in whole tiles of the matrix unit, but for the last one."""
+    return min(SIDE * cut((rows + SIDE - 1) // SIDE, parts, part), rows)
+
+
 @kernel
 def input_gradient(v, frame, t, row, row_end, scratch):
     """dx = dG W_ih for the rows row .. row_end of the tape, counted from where step t begins: by blocks of whole tiles,
@@ -104,11 +110,10 @@ def input_gradient(v, frame, t, row, row_end, scratch):
     count, K = lanes(scratch), 4 * f.H
     z = scratch + ZEROS * count
     p = of_dg(f, f.digits_ih, f.dx_rows, z + f.dx_rows * PANEL * count)
-    tiles = (row_end - row + SIDE - 1) // SIDE
-    blocks = (tiles + f.dx_rows // SIDE - 1) // (f.dx_rows // SIDE)
+    blocks = (row_end - row + f.dx_rows - 1) // f.dx_rows
     for block in range(blocks):
-        r = row + SIDE * cut(tiles, blocks, block)
-        rows = min(row + SIDE * cut(tiles, blocks, block + 1), row_end) - r
+        r = row + cut_tiles(row_end - row, blocks, block)
+        rows = row + cut_tiles(row_end - row, blocks, block + 1) - r
         dg = dg_of_x(v, f, first(v, f, t), r)
         if v.amx and f.digits_ih != 0:
             split(p, rows, dg, K)
@@ -189,9 +194,8 @@ def backward(v, part, frame):
                     here = lot.row + older + cut(rows - older, blocks, block + 1) - r
                     initial_state(v, frame, lot, panel, panel_end, r, here, t, dg_after, scratch)
         arrivals = meet(f, arrivals)
-        tiles = (chunk_rows + SIDE - 1) // SIDE
-        share, share_end = SIDE * cut(tiles, f.parts, part), SIDE * cut(tiles, f.parts, part + 1)
-        input_gradient(v, frame, lowest, min(share, chunk_rows), min(share_end, chunk_rows), scratch)
+        share, share_end = cut_tiles(chunk_rows, f.parts, part), cut_tiles(chunk_rows, f.parts, part + 1)
+        input_gradient(v, frame, lowest, share, share_end, scratch)
         if v.keeps:
             h = pointer(f.inputs, v) + base * f.P
             weight_gradient(v, frame, column, column_end, base, chunk_rows, h, f.P, scratch)

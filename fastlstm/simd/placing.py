@@ -122,7 +122,6 @@ def restore(typingctx, saved):
 def move_in(places, part, here):
     """Tell the others of a processor, before this part looks where they are."""
     fetch_add(places + 8 * part, here - load_acquire(places + 8 * part))
-    return here
 
 
 @kernel
@@ -134,7 +133,7 @@ def settle(places, parts, part, saved):
     if here == 0 or not remember(saved):
         set_word(saved, 0)
         return
-    here = move_in(places, part, here)
+    move_in(places, part, here)
     for attempt in range(parts):
         alone = True
         for other in range(parts if attempt == 0 else part):  # of two that have left for the same one, one stays there
@@ -145,7 +144,8 @@ def settle(places, parts, part, saved):
         if not leave(saved, places, parts):
             set_word(saved, 0)
             return
-        here = move_in(places, part, processor())
+        here = processor()
+        move_in(places, part, here)
     stay(saved, here)
 
 
