@@ -131,4 +131,5 @@ def plan_backward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, w
     # Calls of few rows have a way of their own (`passes.step`), with the bits of registers.
     large = PIECE_UNITS <= H <= MOST_UNITS and T * B > ROWS
     in_unit = np.dtype(dtype) == np.float32 and large and multiplies_tiles()
-    return Plan(parts, by_units, max(1, min(T, PRODUCT_ROWS // max(B, 1))), reason, in_unit, us)
+    rows = PRODUCT_ROWS // 2 if whole else PRODUCT_ROWS  # that stay in L2, with all that such cells keep of them
+    return Plan(parts, by_units, max(1, min(T, rows // max(B, 1))), reason, in_unit, us)

@@ -127,7 +127,8 @@ def memories_bwd(v, frame, lot, t, preceding, older, base, row, direct, dg_after
         else:
             store_gates(after + u, H, n, dz_i, dz_f, dz_g, dz_o)
     if v.normed:
-        denormalise(v, frame, here, base, sum_d_ih, sum_du_ih, sum_d_hh, sum_du_hh, after)
+        there = taped(v, f, lot, preceding, row) if row - lot.row < older else here
+        denormalise(v, frame, here, there, base, sum_d_ih, sum_du_ih, sum_d_hh, sum_du_hh, after)
 
 
 @kernel

@@ -10,7 +10,6 @@ import numpy as np
 
 from fastlstm.cell import CellSpec
 from fastlstm.passes.frames import (
-    MEANS,
     MOMENTS,
     PLACES,
     ZEROS,
@@ -264,14 +263,13 @@ def _dx_rows(plan: Plan, H: int) -> int:
     return max(4, min(16, DIGITS_IN_L2 // (4 * H * DIGITS * SIDE))) * SIDE
 
 
-def _unit_room(variant: Variant, columns: int, dx_rows: int, H: int, N: int, lanes: int) -> int:
+def _unit_room(columns: int, dx_rows: int, H: int, N: int, lanes: int) -> int:
     """Elements of a part's scratch for the matrix unit: of dG of a block of rows in digits, behind its z, for dh and
     dx; or, for dW, of a panel of dG in pieces, a tile and columns of [x, h].
     """
-    panels = 2 if variant.normed else 1
     dg = max(rows * PANEL * lanes + split_elements(rows, 4 * H) for rows in (target().block_rows, dx_rows))
     deep = piece_steps(PRODUCT_ROWS)
-    packed = panels * (PRODUCT_ROWS * PANEL * lanes + piece_elements(deep, PANEL * lanes))
+    packed = PRODUCT_ROWS * PANEL * lanes + piece_elements(deep, PANEL * lanes)
     dw = packed + piece_elements(1, lanes) + piece_elements(piece_steps(min(PRODUCT_ROWS, N)), columns + 2 * lanes)
     return max(dg, dw)
 
@@ -286,12 +284,12 @@ def _backward_room(
     lanes, whole = target().lanes(dtype), variant.whole
     h_row, c_row, dg_row = (padded(n + PAD, dtype) for n in (padded(P, dtype), padded(H, dtype), 4 * H))
     dw_row = padded(4 * H, dtype) + PAD
-    columns = I + P if variant.normed else min(I + P, PRODUCT_COLUMNS)
-    block = (2 if variant.normed else 1) * PRODUCT_ROWS * PANEL * lanes + padded(columns * min(PRODUCT_ROWS, N), dtype)
+    columns = min(I + P, PRODUCT_COLUMNS)
+    block = PRODUCT_ROWS * PANEL * lanes + padded(columns * min(PRODUCT_ROWS, N), dtype)
     dx_rows = _dx_rows(plan, H)
     block = max(block, dx_rows * PANEL * lanes)
     if plan.in_unit:
-        block = max(_unit_room(variant, columns, dx_rows, H, N, lanes), block)
+        block = max(_unit_room(columns, dx_rows, H, N, lanes), block)
     if whole:
         at_once = target().whole_rows
         digits = split_elements(at_once, 4 * H) if plan.in_unit else 0
@@ -308,8 +306,7 @@ def _backward_room(
         "after": rows * H if peephole else 0,
         "dh": rows * h_row if variant.projected else 0,
         "r": rows * H if variant.projected else 0,
-        "du": rows * 4 * H if variant.normed else 0,
-        "means": rows * MEANS if variant.normed else 0,
+        **{name: rows * 4 * H if variant.normed else 0 for name in ("du", "dv")},
         **{name: rows * H if variant.normed else 0 for name in ("dn", "units_c")},
         "scratch": plan.parts * scratch,
     }

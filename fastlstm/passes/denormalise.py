@@ -2,17 +2,17 @@
 W x and R h normalised, those of W x and R h, and of both gains.
 
 The gradient of W x, of n gates of a row, is (d - mean(d) - u mean(d u)) / deviation with d = gain_ih dG (Ba et al.
-2016), and likewise for R h. Both means of each row are kept, so that a product which needs a column of it works it out
-anew from what it reads for the gains.
+2016), and likewise for R h.
 """
 
 from __future__ import annotations
 
-from fastlstm.passes.frames import MEANS, MOMENTS, Backward
+from fastlstm.passes.frames import MOMENTS, Backward
 from fastlstm.runtime.jit import inline, kernel, read
-from fastlstm.simd.vector import fma, lanes, leading, load, pointer, splat, store, total
+from fastlstm.simd.tile import PANEL
+from fastlstm.simd.vector import fma, lanes, leading, load, pointer, prefetch, splat, store, total
 
-ROWS_AT_ONCE = 16  # rows of a panel's four lines a row that are read before the next column of vectors
+ROWS_AT_ONCE = 16  # rows that are read side by side
 
 
 @inline
@@ -38,60 +38,53 @@ def denormalised(dz, gain, units, mean_d, mean_du, inverse):
 
 
 @kernel
-def denormalise(v, frame, here, base, sum_d_ih, sum_du_ih, sum_d_hh, sum_du_hh, dg_after):
-    """One row from its sums: the gradient of W x to du, that of R h to where the next step takes it."""
+def denormalise(v, frame, here, there, base, sum_d_ih, sum_du_ih, sum_d_hh, sum_du_hh, dg_after):
+    """One row from its sums: the gradient of W x to du, that of R h to dv and to where the next step takes it. What is
+    on the tape `there`, for the next step, is asked for meanwhile, since it comes from memory.
+    """
     f = read(frame, Backward)
     count, columns = lanes(dg_after), 4 * f.H
     n = f.H * (3 if v.coupled else 4)
-    means = pointer(f.means, v) + (here - base) * MEANS
-    mean_d_ih, mean_du_ih, mean_d_hh, mean_du_hh = (
-        total(sum_d_ih) / n, total(sum_du_ih) / n, total(sum_d_hh) / n, total(sum_du_hh) / n
-    )  # fmt: skip
-    means[0] = mean_d_ih
-    means[1] = mean_du_ih
-    means[2] = mean_d_hh
-    means[3] = mean_du_hh
-    m_d_ih, m_du_ih = splat(mean_d_ih, dg_after), splat(mean_du_ih, dg_after)
-    m_d_hh, m_du_hh = splat(mean_d_hh, dg_after), splat(mean_du_hh, dg_after)
+    m_d_ih, m_du_ih = splat(total(sum_d_ih) / n, dg_after), splat(total(sum_du_ih) / n, dg_after)
+    m_d_hh, m_du_hh = splat(total(sum_d_hh) / n, dg_after), splat(total(sum_du_hh) / n, dg_after)
     moments = pointer(f.moments, v) + here * MOMENTS
     inverse_ih, inverse_hh = splat(moments[0], dg_after), splat(moments[1], dg_after)
-    dz, du = pointer(f.gates, v) + here * columns, pointer(f.du, v) + (here - base) * columns
+    dz, chunk_row = pointer(f.gates, v) + here * columns, (here - base) * columns
+    du, dv = pointer(f.du, v) + chunk_row, pointer(f.dv, v) + chunk_row
     units_ih, units_hh = pointer(f.units_ih, v) + here * columns, pointer(f.units_hh, v) + here * columns
     gain_ih, gain_hh = pointer(f.gain_ih, v), pointer(f.gain_hh, v)
+    ahead = (there - here) * columns
     for u in range(0, columns, count):
         k = columns - u
         d = load(dz + u, k)
         store(du + u, denormalised(d, load(gain_ih + u, k), load(units_ih + u, k), m_d_ih, m_du_ih, inverse_ih), k)
-        dv = denormalised(d, load(gain_hh + u, k), load(units_hh + u, k), m_d_hh, m_du_hh, inverse_hh)
-        store(dg_after + u, dv, k)
+        d_hh = denormalised(d, load(gain_hh + u, k), load(units_hh + u, k), m_d_hh, m_du_hh, inverse_hh)
+        store(dv + u, d_hh, k)
+        store(dg_after + u, d_hh, k)
+        for tape in (dz, units_ih, units_hh):
+            prefetch(tape + (u + ahead))
 
 
 @kernel
-def pack_denormalised(v, frame, row, first, depth, column, width, packed_ih, packed_hh):
-    """From `depth` rows of dG, from `row` of the tape on, `first` of the chunk: both gradients for `width` columns from
-    `column` on, packed as [k][vectors]; db and the gradients of both gains grow by their sums.
+def gain_gradient(v, frame, first, last, row, rows):
+    """db and the gradients of both gains, for the panels first .. last of the 4H columns, from so many rows of dG, from
+    `row` of the tape on.
     """
     f = read(frame, Backward)
-    count, columns = lanes(packed_ih), 4 * f.H
-    for block in range(0, depth, ROWS_AT_ONCE):
-        end = min(block + ROWS_AT_ONCE, depth)
-        for u in range(0, width, count):
-            at = column + u
-            n = columns - at
-            gain_ih, gain_hh = load(pointer(f.gain_ih, v) + at, n), load(pointer(f.gain_hh, v) + at, n)
-            db = load(pointer(f.db, v) + at, n)
-            dgain_ih, dgain_hh = load(pointer(f.dgain_ih, v) + at, n), load(pointer(f.dgain_hh, v) + at, n)
-            for i in range(block, end):
-                here = (row + i) * columns + at
-                d = load(pointer(f.gates, v) + here, n)
-                units_ih, units_hh = load(pointer(f.units_ih, v) + here, n), load(pointer(f.units_hh, v) + here, n)
-                means = pointer(f.means, v) + (first + i) * MEANS
-                moments = pointer(f.moments, v) + (row + i) * MOMENTS
-                db = db + d
-                dgain_ih, dgain_hh = fma(d, units_ih, dgain_ih), fma(d, units_hh, dgain_hh)
-                to = i * width + u
-                store(packed_ih + to, denormalised(d, gain_ih, units_ih, means[0], means[1], moments[0]))
-                store(packed_hh + to, denormalised(d, gain_hh, units_hh, means[2], means[3], moments[1]))
-            store(pointer(f.db, v) + at, db, n)
-            store(pointer(f.dgain_ih, v) + at, dgain_ih, n)
-            store(pointer(f.dgain_hh, v) + at, dgain_hh, n)
+    count, columns = lanes(v), 4 * f.H
+    db, dgain_ih, dgain_hh = pointer(f.db, v), pointer(f.dgain_ih, v), pointer(f.dgain_hh, v)
+    begin, end = first * PANEL * count, min(last * PANEL * count, columns)
+    for block in range(row, row + rows, ROWS_AT_ONCE):
+        block_end = min(block + ROWS_AT_ONCE, row + rows)
+        for u in range(begin, end, count):
+            n = columns - u
+            total_b, total_ih, total_hh = load(db + u, n), load(dgain_ih + u, n), load(dgain_hh + u, n)
+            for r in range(block, block_end):
+                at = r * columns + u
+                d = load(pointer(f.gates, v) + at, n)
+                total_b = total_b + d
+                total_ih = fma(d, load(pointer(f.units_ih, v) + at, n), total_ih)
+                total_hh = fma(d, load(pointer(f.units_hh, v) + at, n), total_hh)
+            store(db + u, total_b, n)
+            store(dgain_ih + u, total_ih, n)
+            store(dgain_hh + u, total_hh, n)

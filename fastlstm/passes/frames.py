@@ -16,7 +16,6 @@ PLACES = 4 * LINE  # bytes of a meeting before the processors of the parts: arri
 ZEROS = 4 * PANEL  # vectors of zeros at the head of each part's scratch: the start of sums, as wide as the widest tile
 WIDE = 2 * PANEL  # vectors of the widest tile
 MOMENTS = 4  # of a row, normed: one over the standard deviations of W x, R h and c, and the mean of c
-MEANS = 4  # of a row, normed: of d and of d u for W x, and the same for R h (`denormalise`)
 
 
 class Forward(NamedTuple):
@@ -180,7 +179,7 @@ class Backward(NamedTuple):
     units_hh: int = 0  # and R h
     moments: int = 0  # tape, normed: (N, MOMENTS)
     du: int = 0  # workspace, normed: (chunk * B, 4, H), dG as it goes to W x
-    means: int = 0  # workspace, normed: (chunk * B, MEANS), from which that follows, and dG as it goes to R h
+    dv: int = 0  # and to R h
     dn: int = 0  # workspace, normed: (chunk * B, H), gradient of the normalised c
     units_c: int = 0  # workspace, normed: (chunk * B, H), c normalised
     dgain_ih: int = 0  # normed: (4H,)

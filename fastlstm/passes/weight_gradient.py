@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, pack_strips
 from fastlstm.kernels.pieces import matrix_gemm, row_bytes, split_columns, split_transposed
-from fastlstm.passes.denormalise import pack_denormalised
+from fastlstm.passes.denormalise import gain_gradient
 from fastlstm.passes.frames import ZEROS, Backward
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.isa import PRODUCT_COLUMNS, PRODUCT_ROWS, SIDE
@@ -130,103 +130,100 @@ def inputs(v, f, row, h, begin, end):
     return x_columns, end - begin - x_columns, x, h + max(begin - f.I, 0)
 
 
+@inline
+def sums_here(v, begin):
+    """Whether a product's dG is added to db: with the first columns of [x, h]; normalised, `gain_gradient` does it."""
+    return begin == 0 and not v.normed
+
+
 @kernel
-def product(v, frame, first, last, row, done, depth, h, h_row, begin, end, scratch):
-    """The rows begin .. end of dW += [x, h]^T dG, in the panels first .. last of the 4H columns, for `depth` rows of
-    the tape from `row` on, before which the chunk has `done` some. The first row's product adds the sum of dG to db.
+def product(v, frame, first, last, dg, row, depth, h, h_row, begin, end, scratch):
+    """The rows begin .. end of dW += [x, h]^T dG, in the panels first .. last of the 4H columns, for `depth` rows, of x
+    from `row` of the tape on.
     """
     f = read(frame, Backward)
     count, columns = lanes(scratch), 4 * f.H
     packed = scratch + ZEROS * count
-    packed_hh, strips = packed, packed + PRODUCT_ROWS * PANEL * count
-    if v.normed:
-        packed_hh, strips = strips, strips + PRODUCT_ROWS * PANEL * count
+    strips = packed + PRODUCT_ROWS * PANEL * count
     x_columns, h_columns, x, h = inputs(v, f, row, h, begin, end)
     x_row = f.x_row
     if last - first >= PANELS_TO_PACK:
         pack_blocks(x, depth, x_columns, x_row, strips)
         pack_blocks(h, depth, h_columns, h_row, strips + x_columns * depth)
         x, x_row, h, h_row = strips, SAME, strips + x_columns * depth, SAME
-    dg, db = pointer(f.gates, v) + row * columns, pointer(f.db, v)
     for panel in range(first, last):
         column = panel * PANEL * count
         vectors = vectors_of(columns, column, count, 1)
-        if v.normed:
-            pack_denormalised(v, frame, row, done, depth, column, vectors * count, packed, packed_hh)
-        elif begin == 0:
-            pack_panel_and_sum(dg, columns, depth, columns, column, packed, db)
+        if sums_here(v, begin):
+            pack_panel_and_sum(dg, columns, depth, columns, column, packed, pointer(f.db, v))
         else:
             pack_panel(dg, columns, depth, columns, column, packed)
         dw = pointer(f.dw, v) + (begin * f.dw_row + column)
         accumulate(x_columns, vectors, depth, x, x_row, packed, dw, f.dw_row)
-        accumulate(h_columns, vectors, depth, h, h_row, packed_hh, dw + x_columns * f.dw_row, f.dw_row)
+        accumulate(h_columns, vectors, depth, h, h_row, packed, dw + x_columns * f.dw_row, f.dw_row)
 
 
 @kernel
-def product_in_pieces(v, frame, first, last, row, done, depth, h, h_row, begin, end, scratch):
+def product_in_pieces(v, frame, first, last, dg, row, depth, h, h_row, begin, end, scratch):
     """The same in the matrix unit; in registers what cannot be split."""
     f = read(frame, Backward)
     count, columns = lanes(scratch), 4 * f.H
-    packed = scratch + ZEROS * count
-    packed_hh, above = packed, packed + PRODUCT_ROWS * PANEL * count
-    panel_ih = panel_hh = address(above)
-    if v.normed:
-        packed_hh = above
-        panel_ih = address(above + PRODUCT_ROWS * PANEL * count)
-        panel_hh = panel_ih + PANEL * row_bytes(PRODUCT_ROWS)
-    tile = panel_hh + PANEL * row_bytes(PRODUCT_ROWS)
+    pieces = address(scratch + (ZEROS + PRODUCT_ROWS * PANEL) * count)
+    tile = pieces + PANEL * row_bytes(PRODUCT_ROWS)
     x_columns, h_columns, x, from_h = inputs(v, f, row, h, begin, end)
     x_strips = tile + row_bytes(1)
     h_strips = x_strips + (x_columns + SIDE - 1) // SIDE * row_bytes(depth)
     x_fits = split_transposed(x_columns, depth, x, f.x_row, x_strips, tile)
     h_fits = split_transposed(h_columns, depth, from_h, h_row, h_strips, tile)
     if not (x_fits and h_fits):
-        product(v, frame, first, last, row, done, depth, h, h_row, begin, end, scratch)
+        product(v, frame, first, last, dg, row, depth, h, h_row, begin, end, scratch)
         return
-    dg, db = pointer(f.gates, v) + row * columns, pointer(f.db, v)
     for panel in range(first, last):
         column = panel * PANEL * count
         vectors = vectors_of(columns, column, count, 1)
-        width = vectors * count
+        if not split_columns(depth, vectors, columns - column, dg + column, columns, pieces):
+            product(v, frame, panel, panel + 1, dg, row, depth, h, h_row, begin, end, scratch)
+            continue
+        if sums_here(v, begin):
+            add_rows(dg + column, columns, depth, min(columns - column, vectors * count), pointer(f.db, v) + column)
         dw = pointer(f.dw, v) + (begin * f.dw_row + column)
-        dw_hh = dw + x_columns * f.dw_row
-        if v.normed:
-            pack_denormalised(v, frame, row, done, depth, column, width, packed, packed_hh)
-            fits_ih = split_columns(depth, vectors, width, packed, width, panel_ih)
-            fits_hh = split_columns(depth, vectors, width, packed_hh, width, panel_hh)
-            if not (fits_ih and fits_hh):
-                accumulate(x_columns, vectors, depth, x, f.x_row, packed, dw, f.dw_row)
-                accumulate(h_columns, vectors, depth, from_h, h_row, packed_hh, dw_hh, f.dw_row)
-                continue
+        matrix_gemm(x_columns, vectors, depth, x_strips, pieces, dw, f.dw_row, dw, f.dw_row)
+        dw = dw + x_columns * f.dw_row
+        matrix_gemm(h_columns, vectors, depth, h_strips, pieces, dw, f.dw_row, dw, f.dw_row)
+
+
+@kernel
+def products(v, frame, first, last, dg, row, depth, h, h_row, begin, end, scratch):
+    """`product` by groups of columns of [x, h], whose strips stay in L2 while all panels pass over them: above H = 256
+    all of them do not, and would come from L3 for each panel.
+    """
+    f = read(frame, Backward)
+    groups = (end - begin + PRODUCT_COLUMNS - 1) // PRODUCT_COLUMNS
+    for group in range(groups):
+        from_, to = begin + cut(end - begin, groups, group), begin + cut(end - begin, groups, group + 1)
+        if v.amx and f.in_pieces != 0:
+            product_in_pieces(v, frame, first, last, dg, row, depth, h, h_row, from_, to, scratch)
         else:
-            if not split_columns(depth, vectors, columns - column, dg + column, columns, panel_ih):
-                product(v, frame, panel, panel + 1, row, done, depth, h, h_row, begin, end, scratch)
-                continue
-            if begin == 0:
-                add_rows(dg + column, columns, depth, min(columns - column, width), db + column)
-        matrix_gemm(x_columns, vectors, depth, x_strips, panel_ih, dw, f.dw_row, dw, f.dw_row)
-        matrix_gemm(h_columns, vectors, depth, h_strips, panel_hh, dw_hh, f.dw_row, dw_hh, f.dw_row)
+            product(v, frame, first, last, dg, row, depth, h, h_row, from_, to, scratch)
 
 
 @kernel
 def weight_gradient(v, frame, first, last, row, rows, h, h_row, scratch):
     """dW += [x, h]^T dG and db += sum of dG over so many rows of the tape from `row` on, for the panels first .. last
-    of the 4H columns; h holds h of the step before each.
-
-    Columns of [x, h] go by groups, whose strips stay in L2 while all panels pass over them: above H = 256 all of them
-    do not, and would come from L3 for each panel. With a normalisation, to pack a panel takes longer than that.
+    of the 4H columns; h holds h of the step before each. Normalised, the rows are a chunk's, and dG is another for x
+    than for h.
     """
     f = read(frame, Backward)
-    groups = 1 if v.normed else (f.I + f.P + PRODUCT_COLUMNS - 1) // PRODUCT_COLUMNS
     for k in range(0, rows, PRODUCT_ROWS):
-        depth = min(PRODUCT_ROWS, rows - k)
-        for group in range(groups):
-            begin, end = cut(f.I + f.P, groups, group), cut(f.I + f.P, groups, group + 1)
-            here = h + k * h_row
-            if v.amx and f.in_pieces != 0:
-                product_in_pieces(v, frame, first, last, row + k, k, depth, here, h_row, begin, end, scratch)
-            else:
-                product(v, frame, first, last, row + k, k, depth, here, h_row, begin, end, scratch)
+        depth, here, at = min(PRODUCT_ROWS, rows - k), h + k * h_row, k * 4 * f.H
+        if v.normed:
+            gain_gradient(v, frame, first, last, row + k, depth)
+            du, dv = pointer(f.du, v) + at, pointer(f.dv, v) + at
+            products(v, frame, first, last, du, row + k, depth, here, h_row, 0, f.I, scratch)
+            products(v, frame, first, last, dv, row + k, depth, here, h_row, f.I, f.I + f.P, scratch)
+        else:
+            dg = pointer(f.gates, v) + (row * 4 * f.H + at)
+            products(v, frame, first, last, dg, row + k, depth, here, h_row, 0, f.I + f.P, scratch)
 
 
 @kernel

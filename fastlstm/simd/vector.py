@@ -197,6 +197,17 @@ def store(typingctx, p, v, n=None):
 
 
 @intrinsic
+def prefetch(typingctx, p):
+    """Ask for the line of a pointer, of a place that need not exist, in L2."""
+
+    def codegen(context, builder, sig, args):
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), [args[0], I32(0), I32(2), I32(1)])
+        return context.get_dummy_value()
+
+    return types.none(p), codegen
+
+
+@intrinsic
 def splat(typingctx, scalar, like):
     """The vector whose lanes all hold a scalar, cast to the dtype of `like` (a pointer or a vector)."""
     vec = Vector(like.dtype)
