@@ -42,6 +42,7 @@ BLOCK = DIGITS * TILE  # bytes of the digits of a tile
 EXCESS = TILE_ROW + PANEL * TILE_ROW  # bytes before the excess of a panel
 HEAD = EXCESS + PANEL * DIGITS * TILE_ROW  # and before its tiles
 SUMS = PANEL * BLOCK  # bytes of the sums of 16 rows and a panel
+DEEP = 8 * BLOCK  # digits of a tile from which on fewer rows take less time, by more than the unit takes to be told
 
 
 @inline
@@ -255,7 +256,7 @@ def multiply(rows, vectors, depth, digits, factors, panel, start, start_row, c, 
     each = digit_bytes(depth)
     for r in range(0, rows, SIDE):
         here = min(SIDE, rows - r)
-        partial = rows > SIDE and 1 < here < SIDE
+        partial = rows > SIDE and 1 < here < SIDE and each >= DEEP
         if partial:
             configure_digits(here)
         a = digits + r // SIDE * each

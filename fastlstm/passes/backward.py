@@ -15,8 +15,8 @@ from __future__ import annotations
 from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm
 from fastlstm.passes.backward_step import initial_state, step_by_panel
 from fastlstm.passes.backward_whole import step_by_row
+from fastlstm.passes.blocks import block_count, cut_block, cut_tiles
 from fastlstm.passes.digits import multiply_dg, of_dg, split
-from fastlstm.passes.forward import block_rows
 from fastlstm.passes.frames import ZEROS, Backward
 from fastlstm.passes.meeting import all_run, come, go, meet
 from fastlstm.passes.rows import first, lot_of, place, rows_at, step_of
@@ -32,7 +32,6 @@ from fastlstm.passes.weight_gradient import (
 from fastlstm.runtime.jit import choose, inline, kernel, read, word
 from fastlstm.simd.amx import release
 from fastlstm.simd.atomic import called_off, flush_denormals, restore_mode
-from fastlstm.simd.isa import SIDE
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import lanes, load, pointer, splat, store
 
@@ -93,12 +92,6 @@ def write_dx(v, frame, t, row, rows, column, width, z, z_row):
 def dg_of_x(v, f, base, row):
     """dG of a row of the tape as it goes to W x."""
     return pointer(f.du, v) + row * 4 * f.H if v.normed else pointer(f.gates, v) + (base + row) * 4 * f.H
-
-
-@inline
-def cut_tiles(rows, parts, part):
-    """`cut` of rows in whole tiles of the matrix unit, but for the last one."""
-    return min(SIDE * cut((rows + SIDE - 1) // SIDE, parts, part), rows)
 
 
 @kernel
@@ -176,10 +169,10 @@ def backward(v, part, frame):
             rows = rows_at(v, f, lot, t)
             known = rows_at(v, f, lot, following) if s + 1 < f.T else 0
             older = rows_at(v, f, lot, preceding) if s > 0 else 0
-            blocks = (rows + block_rows(v) - 1) // block_rows(v)
+            blocks = block_count(v, f, rows)
             for block in range(blocks):
-                r = lot.row + cut(rows, blocks, block)
-                here = lot.row + cut(rows, blocks, block + 1) - r
+                r = lot.row + cut_block(v, f, rows, blocks, block)
+                here = lot.row + cut_block(v, f, rows, blocks, block + 1) - r
                 step(
                     v, frame, lot, panel, panel_end, r, here, t, following, preceding, known, older, base,
                     dg_before, dg_after, h, scratch,

@@ -7,9 +7,9 @@ from __future__ import annotations
 from fastlstm.kernels.gates import memory_bwd, output_bwd
 from fastlstm.kernels.gemm import NEXT, SAME, gemm
 from fastlstm.passes.backward_step import arrived, c_before_at, c_inner_at, cut_off, factor, keep_cells, state_gradient
+from fastlstm.passes.blocks import WHOLE_ROWS
 from fastlstm.passes.denormalise import denormalise, weighed_gates
 from fastlstm.passes.digits import of_dg, split
-from fastlstm.passes.forward_whole import WHOLE_ROWS
 from fastlstm.passes.frames import MOMENTS, ZEROS, Backward
 from fastlstm.passes.rows import load_gates, rank, store_gates, taped
 from fastlstm.passes.weight_gradient import vectors_of

@@ -11,9 +11,10 @@ matter.
 from __future__ import annotations
 
 from fastlstm.kernels.gemm import BLOCK_ROWS, FULL, SAME, cut
+from fastlstm.passes.blocks import block_count, cut_block, cut_tiles
 from fastlstm.passes.digits import add_x, of_x, split
 from fastlstm.passes.forward_step import step_by_panel
-from fastlstm.passes.forward_whole import WHOLE_ROWS, step_by_row
+from fastlstm.passes.forward_whole import step_by_row
 from fastlstm.passes.frames import Forward
 from fastlstm.passes.meeting import all_run, come, go, meet
 from fastlstm.passes.narrow import depth_of, first_of_sums, product, scale_x
@@ -37,12 +38,6 @@ def _step(v):
     return (step_by_row if v.whole else step_by_panel).py_func
 
 
-@inline
-def block_rows(v):
-    """Rows that a step takes at once."""
-    return WHOLE_ROWS if v.whole else BLOCK_ROWS
-
-
 @kernel
 def project(v, frame, panel, panel_end, t, steps, z, scratch):
     """z = bias + W x for some panels and all rows of the steps t .. t + steps: (rows, panels, 4 vectors)."""
@@ -54,8 +49,8 @@ def project(v, frame, panel, panel_end, t, steps, z, scratch):
     blocks = (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
     if v.amx and f.digits_ih != 0:
         for block in range(blocks):
-            r = cut(rows, blocks, block)
-            count = cut(rows, blocks, block + 1) - r
+            r = cut_tiles(rows, blocks, block)
+            count = cut_tiles(rows, blocks, block + 1) - r
             here, start = x + r * f.x_row, pointer(f.bias, v) + panel * width
             split(of_x(f, count, scratch), count, here, f.x_row)
             add_x(
@@ -199,10 +194,10 @@ def forward(v, part, frame):
                 project(v, frame, panel, panel_end, lowest, steps, projected, scratch)
         h_before, h_after = h + (s & 1) * state, h + (1 - (s & 1)) * state
         rows = rows_at(v, f, lot, t)
-        blocks = (rows + block_rows(v) - 1) // block_rows(v)
+        blocks = block_count(v, f, rows)
         for block in range(blocks):
-            r = cut(rows, blocks, block)
-            here = cut(rows, blocks, block + 1) - r
+            r = cut_block(v, f, rows, blocks, block)
+            here = cut_block(v, f, rows, blocks, block + 1) - r
             z = projected + (first(v, f, t) - first(v, f, lowest) + r) * projected_row
             step(
                 v, frame, lot, panel, panel_end, lot.row + r, here, t, following, h_before, h_after, z, projected_row,

@@ -7,16 +7,14 @@ from __future__ import annotations
 from fastlstm.cell import LAYER_NORM_EPS
 from fastlstm.kernels.gates import memory_fwd, output_fwd
 from fastlstm.kernels.gemm import NEXT, SAME, gemm, panels_gemm
+from fastlstm.passes.blocks import WHOLE_ROWS
 from fastlstm.passes.digits import add_both, add_h, add_x, prepare
 from fastlstm.passes.forward_step import carried, emit, tape_cell
 from fastlstm.passes.frames import MOMENTS, Forward
 from fastlstm.passes.rows import taped
 from fastlstm.runtime.jit import inline, kernel, read
-from fastlstm.simd.isa import target
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import fma, lanes, leading, load, pointer, root, splat, store, total
-
-WHOLE_ROWS = target().whole_rows
 
 
 @inline

@@ -20,7 +20,7 @@ from fastlstm.simd.isa import multiplies_tiles
 
 UNITS = [DIGIT_UNITS - 1, DIGIT_UNITS, DIGIT_UNITS + 1, 80]
 FEATURES = [1, DIGIT_FEATURES - 1, DIGIT_FEATURES, 64, 70]
-PLACES = [slice(None), slice(5, 6), slice(4, 7), slice(60, 77)]  # of rows in a batch of 100
+PLACES = [slice(None), slice(5, 6), slice(4, 7), slice(60, 77), slice(30, 52)]  # of rows in a batch of 100
 State = tuple[np.ndarray, np.ndarray]
 
 
