@@ -11,7 +11,7 @@ import numpy as np
 
 from fastlstm import checks
 from fastlstm.layer import LSTM
-from fastlstm.plan import PIECE_UNITS
+from fastlstm.plan import DIGIT_UNITS
 from fastlstm.runtime.threads import start
 
 BAR = 24  # characters
@@ -55,7 +55,7 @@ def warmup(
     shown = sys.stderr.isatty() if progress is None else checks.flag("progress", progress)
     steps: list[tuple[str, Callable[[], object]]] = []
     for dtype in found:
-        lstm = LSTM(**{"input_size": 2, "hidden_size": PIECE_UNITS, **options, "dtype": dtype})
+        lstm = LSTM(**{"input_size": 2, "hidden_size": DIGIT_UNITS, **options, "dtype": dtype})
         steps += [(f"{dtype} {name}", step) for name, step in _steps(lstm, training, ragged)]
     steps.append(("threads", start))
     began = time.perf_counter()

@@ -20,11 +20,10 @@ MEETING_US = 150.0
 # fewer, the tile waits for weights, or the matrix unit's is partly empty.
 GFLOPS, FULL_ROWS = 100.0, 4
 UNIT_GFLOPS, UNIT_ROWS = 250.0, 8
-DIGIT_UNITS = 64  # hidden units from which on forward computes R h in the matrix unit (`simd.digits`),
-DIGIT_FEATURES = 20  # and then features from which on W x
-# Hidden units from which on backward multiplies in the matrix unit, below which to split takes longer; and up to which
-# sums of whole numbers over all gates fit 32 bits.
-PIECE_UNITS, MOST_UNITS = 64, 1 << 13
+# Hidden units from which on, or units times features, the matrix unit multiplies (`simd.digits`): with fewer, to split
+# takes longer, first of all a single row. Then W x of so many features is in digits too.
+DIGIT_UNITS, DIGIT_WORK, DIGIT_FEATURES = 64, 1 << 13, 20
+MOST_SUMMED = 1 << 15  # products of digits up to which sums of them fit 32 bits
 ROWS = 32  # T * B up to which weights are read where they lie
 FEW_ROWS = 12  # up to so many rows W x is computed for a chunk of steps beforehand
 
@@ -75,10 +74,9 @@ def _share(
     by_rows, by_units = min(per_direction, B), min(per_direction, vectors)
     # Splitting rows, every thread reads all weights at each step; splitting units, its share, which may fit its own
     # L2, but they meet at each step.
-    rows = -(-B // by_rows)
-    efficient = min(1.0, rows / full)
-    rows_us = serial_us / by_rows / efficient * (1.15 if weights > L2 and rows < 64 else 1.0)
-    units_us = serial_us / by_units / min(1.0, B / full) + T * BARRIER_US * by_units
+    rows, units = -(-B // by_rows), -(-vectors // by_units)  # of the longest part
+    rows_us = serial_us * rows / B / min(1.0, rows / full) * (1.15 if weights > L2 and rows < 64 else 1.0)
+    units_us = serial_us * units / vectors / min(1.0, B / full) + T * BARRIER_US * by_units
     if by_units == 1 or serial_us < MEETING_US:
         units_us = math.inf
     alone_us = serial_us / min(1.0, B / full)
@@ -86,7 +84,12 @@ def _share(
         return 1, False, "one thread is as fast", alone_us * side
     if units_us < rows_us:
         return by_units, True, "few rows: each thread keeps its share of the weights", units_us * side
-    return by_rows, False, "rows are independent", rows_us * (rows * by_rows / B) * side  # the longest part's
+    return by_rows, False, "rows are independent", rows_us * side
+
+
+def unit_pays(I: int, H: int) -> bool:
+    """Whether layers of so many features and units are for the matrix unit, if there is one."""
+    return H <= MOST_SUMMED if H >= DIGIT_UNITS else DIGIT_WORK <= I * H and I <= MOST_SUMMED
 
 
 @lru_cache(maxsize=256)
@@ -129,7 +132,7 @@ def plan_backward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, w
         B, H, flops * D, threads, D, 1 if whole else vectors, 4 * H * H * item, T, meet=True
     )
     # Calls of few rows have a way of their own (`passes.step`), with the bits of registers.
-    large = PIECE_UNITS <= H <= MOST_UNITS and T * B > ROWS
+    large = unit_pays(I, H) and 4 * H <= MOST_SUMMED and T * B > ROWS
     in_unit = np.dtype(dtype) == np.float32 and large and multiplies_tiles()
     rows = PRODUCT_ROWS // 2 if whole else PRODUCT_ROWS  # that stay in L2, with all that such cells keep of them
     return Plan(parts, by_units, max(1, min(T, rows // max(B, 1))), reason, in_unit, us)

@@ -76,6 +76,15 @@ def holds(panel):
 
 
 @kernel
+def all_hold(packed, depth, panels):
+    """Whether all numbers of all panels could be split."""
+    for panel in range(panels):
+        if not holds(panel_of(packed, depth, panel)):
+            return False
+    return True
+
+
+@kernel
 def balance(w, rows, depth, scales):
     """The power of two at or below a quarter of the mean magnitude of each column of w (rows, depth), 2^-126 at least,
     then one over each of them.
@@ -126,16 +135,10 @@ def split_row(depth, a, scales, to):
     return BACK / factor
 
 
-@kernel
-def split_rows(rows, depth, a, a_row, scales, to, factors):
-    """A (rows, depth), its rows `a_row` elements apart, to digits at the address `to`, and the factor of each row. One
-    that is alone in its tile is for vector registers.
-    """
-    for r in range(rows):
-        at = to + r // SIDE * digit_bytes(depth) + r % SIDE * TILE_ROW
-        factors[r] = split_row(depth, a + r * a_row, scales, at)
-    if rows % SIDE == 1:
-        for_registers(depth, to + rows // SIDE * digit_bytes(depth))
+@inline
+def row_of(digits, depth, row):
+    """The address of a row in digits."""
+    return digits + row // SIDE * digit_bytes(depth) + row % SIDE * TILE_ROW
 
 
 @inline
@@ -143,6 +146,21 @@ def for_registers(depth, row):
     """128 more for each digit of a row."""
     for tile in range(row, row + digit_bytes(depth), TILE):
         add_128(tile)
+
+
+@inline
+def end_rows(rows, depth, to):
+    """What is left to do when rows are cut: one that is alone in its tile is for vector registers."""
+    if rows % SIDE == 1:
+        for_registers(depth, row_of(to, depth, rows - 1))
+
+
+@kernel
+def split_rows(rows, depth, a, a_row, scales, to, factors):
+    """A (rows, depth), its rows `a_row` elements apart, to digits at the address `to`, and the factor of each row."""
+    for r in range(rows):
+        factors[r] = split_row(depth, a + r * a_row, scales, row_of(to, depth, r))
+    end_rows(rows, depth, to)
 
 
 @kernel

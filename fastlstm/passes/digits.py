@@ -7,16 +7,22 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fastlstm.kernels.digits import (
+    NOTHING,
     SUMS,
     add_product,
+    all_hold,
     configure_digits,
     digit_bytes,
+    end_rows,
     pack_digits,
     panel_of,
+    row_of,
+    split_row,
     split_rows,
 )
 from fastlstm.kernels.gemm import FULL, SAME, panels_gemm
 from fastlstm.passes.frames import Forward, PackForward
+from fastlstm.passes.rows import at, copy
 from fastlstm.runtime.jit import inline, kernel, read
 from fastlstm.simd.atomic import flush_denormals, restore_mode
 from fastlstm.simd.isa import SIDE, TILE_ROW
@@ -104,11 +110,35 @@ def multiply_dg(p, rows, vectors, panel, dg, dg_row, w, zeros, z, z_row):
 
 
 @kernel
-def prepare(v, frame, rows, h, scratch):
-    """Cut h of a block of rows, and x where it is multiplied with each step, into digits."""
+def wants_x(v, f, panels):
+    """Whether x of a step is to stand before its h, for registers: not if digits are cut where the caller has it."""
+    if v.amx and f.digits_ih != 0:
+        return f.chunk == 0 and not all_hold(f.digits_ih, f.I, panels)
+    return f.chunk == 0
+
+
+@kernel
+def split_x(v, frame, lot, row, rows, t, h, p):
+    """Cut x_t of a block of rows into digits, where the caller has them; registers find those that cannot be split
+    before their h.
+    """
+    f = read(frame, Forward)
+    scales, factors = pointer(p.packed, h), pointer(p.factors, h)
+    for r in range(rows):
+        x = pointer(f.x, v) + at(v, f, lot, t, row + r, f.x_packed, f.x_step, f.x_row)
+        factor = split_row(f.I, x, scales, row_of(p.digits, f.I, r))
+        factors[r] = factor
+        if factor == NOTHING:
+            copy(x, 0, f.I, h + (r * f.h_row - f.I))
+    end_rows(rows, f.I, p.digits)
+
+
+@kernel
+def prepare(v, frame, lot, row, rows, t, h, scratch):
+    """Cut h of a block of rows, and x_t where it is multiplied with each step, into digits."""
     f = read(frame, Forward)
     if f.chunk == 0 and f.digits_ih != 0:
-        split(of_x(f, rows, scratch), rows, h - f.I, f.h_row)
+        split_x(v, frame, lot, row, rows, t, h, of_x(f, rows, scratch))
     split(of_h(f, rows, scratch), rows, h, f.h_row)
 
 

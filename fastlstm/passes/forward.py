@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from fastlstm.kernels.gemm import BLOCK_ROWS, FULL, SAME, cut
 from fastlstm.passes.blocks import block_count, cut_block, cut_tiles
-from fastlstm.passes.digits import add_x, of_x, split
+from fastlstm.passes.digits import add_x, of_x, split, wants_x
 from fastlstm.passes.forward_step import step_by_panel
 from fastlstm.passes.forward_whole import step_by_row
 from fastlstm.passes.frames import Forward
 from fastlstm.passes.meeting import all_run, come, go, meet
 from fastlstm.passes.narrow import depth_of, first_of_sums, product, scale_x
-from fastlstm.passes.rows import at, first, lot_of, place, reset_at, rows_at, step_of, taped
+from fastlstm.passes.rows import at, copy, first, lot_of, place, reset_at, rows_at, step_of, taped
 from fastlstm.runtime.jit import choose, inline, kernel, read
 from fastlstm.simd.amx import release
 from fastlstm.simd.atomic import called_off, flush_denormals, restore_mode
@@ -75,18 +75,8 @@ def stage(v, frame, lot, t, row, rows, to):
     is one row of A.
     """
     f = read(frame, Forward)
-    count = lanes(to)
     for r in range(row, row + rows):
-        x = pointer(f.x, v) + at(v, f, lot, t, r, f.x_packed, f.x_step, f.x_row)
-        for k in range(0, f.I, count):
-            store(to + (r * f.h_row + k), load(x + k, f.I - k), f.I - k)
-
-
-@inline
-def copy(source, unit, end, target):
-    """Copy the units unit .. end of a row."""
-    for k in range(unit, end, lanes(source)):
-        store(target + k, load(source + k, end - k), end - k)
+        copy(pointer(f.x, v) + at(v, f, lot, t, r, f.x_packed, f.x_step, f.x_row), 0, f.I, to + r * f.h_row)
 
 
 @kernel
@@ -177,7 +167,8 @@ def forward(v, part, frame):
     arrivals = 0
     t = step_of(f, 0)
     begin(v, frame, lot, 0, t, unit, end, h)
-    if f.chunk == 0:
+    staged = wants_x(v, f, panels)
+    if staged:
         stage_mine(v, f, frame, lot, part, t, h)
     if f.by_units:  # h_0 must be whole before anybody reads it
         arrivals = meet(f, arrivals)
@@ -209,7 +200,7 @@ def forward(v, part, frame):
         if s + 1 < f.T:
             if v.keeps:
                 begin(v, frame, lot, rows, following, unit, end, h_after)
-            if f.chunk == 0:
+            if staged:
                 stage_mine(v, f, frame, lot, part, following, h_after)
         if f.by_units:
             arrivals = meet(f, arrivals)

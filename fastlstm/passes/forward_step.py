@@ -89,7 +89,7 @@ def step_by_panel(
     at_once = panels_at_once(rows, last - first)
     h = h_before + row * f.h_row
     if v.amx and f.digits_hh != 0:
-        prepare(v, frame, rows, h, scratch)
+        prepare(v, frame, lot, row, rows, t, h, scratch)
     if v.exact:
         prepare_h(v, frame, rows, h, scratch)
     panel = first

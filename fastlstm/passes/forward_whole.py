@@ -160,7 +160,7 @@ def step_by_row(
             store(scratch + k, splat(0.0, scratch))
     if v.amx and f.digits_hh != 0:
         h = a + f.I
-        prepare(v, frame, rows, h, scratch)
+        prepare(v, frame, lot, row, rows, t, h, scratch)
         if v.normed:
             add_x(v, frame, rows, 0, panels, a, f.h_row, scratch, SAME, SAME, u, z_row, scratch)
             add_h(v, frame, rows, 0, panels, h, scratch, SAME, SAME, z, z_row, scratch)

@@ -21,7 +21,7 @@ from fastlstm.passes.frames import (
     digit_elements,
     digits_elements,
 )
-from fastlstm.plan import DIGIT_FEATURES, DIGIT_UNITS
+from fastlstm.plan import DIGIT_FEATURES, MOST_SUMMED, unit_pays
 from fastlstm.rounding import Rounded
 from fastlstm.runtime.memory import address, aligned
 from fastlstm.runtime.variant import Function, Variant
@@ -73,8 +73,8 @@ def plain_variant(dtype: str, training: bool = False) -> Variant:
 
 def in_digits(variant: Variant, I: int, P: int) -> tuple[bool, bool]:
     """Whether W x and R h of so many features and units are computed in whole numbers; sums must fit 32 bits."""
-    of_h = variant.amx and DIGIT_UNITS <= P <= 1 << 15
-    return of_h and DIGIT_FEATURES <= I <= 1 << 15, of_h
+    of_h = variant.amx and unit_pays(I, P)
+    return of_h and DIGIT_FEATURES <= I <= MOST_SUMMED, of_h
 
 
 def variant_of(spec: CellSpec, dtype: np.dtype) -> Variant:

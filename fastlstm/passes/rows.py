@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from fastlstm.kernels.gemm import cut
 from fastlstm.runtime.jit import flag, inline, word
-from fastlstm.simd.vector import load, store
+from fastlstm.simd.vector import lanes, load, store
 
 
 class Lot(NamedTuple):
@@ -89,6 +89,13 @@ def reset_at(v, f, lot, t, row):
 def step_of(f, s):
     """The step in time that is taken as number s."""
     return f.T - 1 - s if f.reverse else s
+
+
+@inline
+def copy(source, unit, end, target):
+    """Copy the elements unit .. end of a row."""
+    for k in range(unit, end, lanes(source)):
+        store(target + k, load(source + k, end - k), end - k)
 
 
 @inline

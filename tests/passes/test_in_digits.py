@@ -4,6 +4,8 @@ the others, on the threads, on how time is cut, or on where the weights lie.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from layer_case import LayerCase
@@ -15,7 +17,7 @@ import fastlstm
 from fastlstm import LSTM
 from fastlstm.cell import PLAIN, CellSpec
 from fastlstm.passes.packing import in_digits, plain_variant
-from fastlstm.plan import DIGIT_FEATURES, DIGIT_UNITS
+from fastlstm.plan import DIGIT_FEATURES, DIGIT_UNITS, DIGIT_WORK
 from fastlstm.simd.isa import multiplies_tiles
 
 UNITS = [DIGIT_UNITS - 1, DIGIT_UNITS, DIGIT_UNITS + 1, 80]
@@ -34,6 +36,9 @@ def test_which_products() -> None:
         (most, most): (True, True),
         (most + 1, most): (False, True),
         (most, most + 1): (False, False),
+        (DIGIT_WORK // 16, 16): (True, True),
+        (DIGIT_WORK // 16 - 1, 16): (False, False),
+        (most + 1, 16): (False, False),
     }.items():
         assert in_digits(single, *sizes) == (wanted if multiplies_tiles() else (False, False))
         assert in_digits(plain_variant("float64"), *sizes) == (False, False)
@@ -78,15 +83,17 @@ def check_rows(lstm: LSTM, x: np.ndarray, state: State) -> np.ndarray:
     return y
 
 
-@pytest.mark.parametrize("I", FEATURES)
-@pytest.mark.parametrize("H", UNITS)
+SIZES = [*itertools.product(UNITS, FEATURES), *((H, DIGIT_WORK // H + more) for H in (1, 17, 32) for more in (0, 3))]
+
+
+@pytest.mark.parametrize(("H", "I"), SIZES)
 def test_rows(H: int, I: int) -> None:
     case = LayerCase(T=4, B=100, I=I, H=H)
     x, (h_0, c_0) = case.arrays["x"], (case.arrays["h_0"], case.arrays["c_0"])
     y = check_rows(case.lstm, x, (h_0, c_0))
     clean = [row for row in range(100) if row not in (5, 70)]
     for value in (np.nan, np.inf, 1e30):
-        h_0[0, 5, 40] = x[1, 70, -1] = value
+        h_0[0, 5, H // 2] = x[1, 70, -1] = value
         found = check_rows(case.lstm, x, (h_0, c_0))
         np.testing.assert_array_equal(found[:, clean], y[:, clean])
         np.testing.assert_array_equal(found[0, 70], y[0, 70])

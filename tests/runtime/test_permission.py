@@ -59,12 +59,14 @@ def in_registers(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_planned_where_it_pays() -> None:
-    def planned(H: int, dtype: str) -> bool:
-        return plan.plan_backward(100, 64, 32, H, 1, np.dtype(dtype), 1).in_unit
+    def planned(H: int, dtype: str, I: int = 32) -> bool:
+        return plan.plan_backward(100, 64, I, H, 1, np.dtype(dtype), 1).in_unit
 
-    assert planned(plan.PIECE_UNITS, "float32") == multiplies_tiles()
-    assert not planned(plan.PIECE_UNITS - 1, "float32")
-    assert not planned(plan.PIECE_UNITS, "float64")
+    assert planned(plan.DIGIT_UNITS, "float32") == multiplies_tiles()
+    assert not planned(plan.DIGIT_UNITS - 1, "float32")
+    assert not planned(plan.DIGIT_UNITS, "float64")
+    assert planned(32, "float32", plan.DIGIT_WORK // 32) == multiplies_tiles()
+    assert not planned(32, "float32", plan.DIGIT_WORK // 32 - 1)
 
 
 def test_a_system_that_refuses() -> None:
