@@ -25,7 +25,9 @@ UNIT_GFLOPS, UNIT_ROWS = 250.0, 8
 DIGIT_UNITS, DIGIT_WORK, DIGIT_FEATURES = 64, 1 << 13, 20
 MOST_SUMMED = 1 << 15  # products of digits up to which sums of them fit 32 bits
 ROWS = 32  # T * B up to which weights are read where they lie
-FEW_ROWS = 12  # up to so many rows W x is computed for a chunk of steps beforehand
+# Up to so many rows W x is computed for a chunk of steps beforehand; in the matrix unit, whose weights come from L3 for
+# less time than registers', up to more.
+FEW_ROWS, FEW_UNIT_ROWS, CHUNK_ROWS = 12, 32, 96
 
 
 class Plan(NamedTuple):
@@ -111,14 +113,14 @@ def plan_forward(
     item, lanes = np.dtype(dtype).itemsize, target().lanes(dtype)
     flops = 8.0 * H * (I + H) * T * B
     vectors = -(-H // lanes)
+    few, room = (FEW_UNIT_ROWS, L2) if unit else (FEW_ROWS, L2 // 4)
     unit = unit and B > 1  # a single row stays in vector registers
     parts, by_units, reason, us = _share(
         B, H, flops * D, threads, D, 1 if whole else vectors, 4 * H * (I + H) * item, T, meet=False, unit=unit
     )
     chunk = 0
-    if uniform and (by_units or parts == 1) and B <= FEW_ROWS and T > 1:
-        room = L2 // 4 // (16 * vectors * lanes // 4 * item * B)
-        chunk = max(1, min(T, room, -(-96 // B)))
+    if uniform and (by_units or parts == 1) and B <= few and T > 1:
+        chunk = max(1, min(T, room // (4 * vectors * lanes * item * B), -(-CHUNK_ROWS // B)))
     return Plan(parts, by_units, chunk, reason, unit, us)
 
 
