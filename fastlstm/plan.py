@@ -12,14 +12,17 @@ from fastlstm.simd.isa import PANEL, PRODUCT_ROWS, multiplies_tiles, target
 
 L2 = 1 << 20  # bytes of the second cache that a plan counts on: what the smallest of today's server cores has
 REGION_US = 6.0  # microseconds of entering a parallel region
-BARRIER_US = 0.3
+# What a step costs threads that split units: a barrier, for each of them, and each line that one has from another.
+BARRIER_US, LINE_US, LINE = 0.75, 0.04, 64
 # Serial microseconds below which threads are not made to meet: on a busy machine a thread that waits for one without a
-# core loses milliseconds.
-MEETING_US = 150.0
+# core loses milliseconds. And the share of one thread's time that several must be expected to take at the most.
+MEETING_US, GAIN = 150.0, 0.8
 # What one core is taken to do, to weigh work against a region or a barrier, and the rows from which on it does: with
-# fewer, the tile waits for weights, or the matrix unit's is partly empty.
+# fewer, the tile waits for weights, or the matrix unit's is partly empty; a single row has a way of its own. And
+# how many bytes a microsecond it reads from L3.
 GFLOPS, FULL_ROWS = 100.0, 4
-UNIT_GFLOPS, UNIT_ROWS = 250.0, 8
+UNIT_GFLOPS, UNIT_ROWS = 250.0, 11
+ROW_GFLOPS, L3_BYTES_US = 60.0, 3e4
 # Hidden units from which on, or units times features, the matrix unit multiplies (`simd.digits`): with fewer, to split
 # takes longer, first of all a single row. Then W x of so many features is in digits too.
 DIGIT_UNITS, DIGIT_WORK, DIGIT_FEATURES = 64, 1 << 13, 20
@@ -51,42 +54,63 @@ class Plan(NamedTuple):
         return f"{cut}; chunk of {self.chunk} steps; {self.reason}{unit}"
 
 
-def _share(
-    B: int,
-    H: int,
-    flops: float,
-    threads: int,
-    D: int,
-    vectors: int,
-    weights: int,
-    T: int,
-    meet: bool,
-    unit: bool = False,
-) -> tuple[int, bool, str, float]:
-    """Parts, whether they split units, why, and the microseconds expected; `vectors` are the units that can be split,
-    in vectors, `meet` tells whether parts of rows meet too, and `unit` whether the matrix unit does it all.
-    """
-    per_direction = max(1, threads // D)
-    gflops, full = (UNIT_GFLOPS, UNIT_ROWS) if unit else (GFLOPS, FULL_ROWS)
-    serial_us = flops / gflops / 1e3
+class Work(NamedTuple):
+    """What one pass has to do."""
+
+    T: int
+    B: int
+    D: int
+    by_step: float  # floating-point operations of a direction's products of each step,
+    by_chunk: float  # and of those over many steps, for which the rows of a step do not matter
+    units: int
+    at_once: int  # units that threads cannot split
+    weights: int  # bytes that each step reads
+    handed: int  # bytes of a step that all threads that split units need
+    meets: bool  # whether threads that split rows meet too, once a chunk, and so have chunks
+    unit: bool  # whether the matrix unit multiplies
+
+
+def _share(work: Work, threads: int) -> tuple[int, bool, str, float]:
+    """Parts, whether they split units, why, and the microseconds expected."""
+    T, B, D, per_direction = work.T, work.B, work.D, max(1, threads // work.D)
+    gflops, full = (UNIT_GFLOPS, UNIT_ROWS) if work.unit else (GFLOPS, FULL_ROWS)
+
+    def takes_us(rows: int, share: float, weights: float, chunked: bool = True) -> float:
+        """Microseconds of a share of the work, with so many rows at once, and so many bytes of weights at each step."""
+        rate = ROW_GFLOPS if rows == 1 else gflops * min(1.0, (rows + 1) / (full + 1))
+        steps_us = work.by_step * share / rate / 1e3
+        if weights > 2 * L2:
+            steps_us = max(steps_us, T * weights / L3_BYTES_US)
+        return (steps_us + work.by_chunk * share / (gflops if chunked else rate) / 1e3) * D
+
     side = 1 / min(threads, D)  # directions side by side
-    if per_direction == 1 or serial_us < (MEETING_US if meet else 3 * REGION_US):
-        reason = "one thread is enough" if per_direction > 1 else "one thread"
-        return 1, False, reason, serial_us / min(1.0, B / full) * side
-    by_rows, by_units = min(per_direction, B), min(per_direction, vectors)
-    # Splitting rows, every thread reads all weights at each step; splitting units, its share, which may fit its own
-    # L2, but they meet at each step.
-    rows, units = -(-B // by_rows), -(-vectors // by_units)  # of the longest part
-    rows_us = serial_us * rows / B / min(1.0, rows / full) * (1.15 if weights > L2 and rows < 64 else 1.0)
-    units_us = serial_us * units / vectors / min(1.0, B / full) + T * BARRIER_US * by_units
-    if by_units == 1 or serial_us < MEETING_US:
-        units_us = math.inf
-    alone_us = serial_us / min(1.0, B / full)
-    if min(rows_us, units_us) + REGION_US > alone_us:  # emptier tiles, or meetings, cost what threads gain
+    alone_us, serial_us = takes_us(B, 1.0, work.weights), (work.by_step + work.by_chunk) * D / gflops / 1e3
+    if per_direction == 1 or serial_us < (MEETING_US if work.meets else 3 * REGION_US):
+        return 1, False, "one thread is enough" if per_direction > 1 else "one thread", alone_us * side
+    groups = -(-work.units // work.at_once)
+
+    def by_rows_us(parts: int) -> float:
+        """Every thread reads all weights at each step."""
+        rows = -(-B // parts)
+        return takes_us(rows, rows / B, work.weights, work.meets) * (
+            1.15 if work.weights > 2 * L2 and rows < 64 else 1.0
+        )
+
+    def by_units_us(parts: int) -> float:
+        """Every thread reads its share, which may fit its own L2, but they meet at each step."""
+        longest = min(1.0, -(-groups // parts) * work.at_once / work.units)
+        meeting = BARRIER_US * parts + LINE_US * work.handed * (1 - longest) / LINE
+        return takes_us(B, longest, longest * work.weights) + T * meeting
+
+    fewer = [per_direction >> k for k in range(per_direction.bit_length() - 1)]  # down to two
+    ways = [(by_rows_us(parts), False, parts) for parts in {min(n, B) for n in fewer} - {1}]
+    if serial_us >= MEETING_US:
+        ways += [(by_units_us(parts), True, parts) for parts in {min(n, groups) for n in fewer} - {1}]
+    us, by_units, parts = min(ways, default=(math.inf, False, 1))
+    if us + REGION_US > GAIN * alone_us:  # emptier tiles, or meetings, cost what threads gain
         return 1, False, "one thread is as fast", alone_us * side
-    if units_us < rows_us:
-        return by_units, True, "few rows: each thread keeps its share of the weights", units_us * side
-    return by_rows, False, "rows are independent", rows_us * side
+    reason = "few rows: each thread keeps its share of the weights" if by_units else "rows are independent"
+    return parts, by_units, reason, us * side
 
 
 def unit_pays(I: int, H: int) -> bool:
@@ -111,16 +135,19 @@ def plan_forward(
     need all others of their row, so that threads cannot split them; `unit`: the matrix unit multiplies.
     """
     item, lanes = np.dtype(dtype).itemsize, target().lanes(dtype)
-    flops = 8.0 * H * (I + H) * T * B
-    vectors = -(-H // lanes)
     few, room = (FEW_UNIT_ROWS, L2) if unit else (FEW_ROWS, L2 // 4)
     unit = unit and B > 1  # a single row stays in vector registers
-    parts, by_units, reason, us = _share(
-        B, H, flops * D, threads, D, 1 if whole else vectors, 4 * H * (I + H) * item, T, meet=False, unit=unit
-    )
+    chunked = uniform and B <= few and T > 1
+    of_x, of_h = 8.0 * H * I * T * B, 8.0 * H * H * T * B
+    work = Work(
+        T, B, D, of_h if chunked else of_h + of_x, of_x if chunked else 0.0, H, H if whole else lanes,
+        4 * H * (H if chunked else I + H) * item, B * H * item, meets=False, unit=unit,
+    )  # fmt: skip
+    parts, by_units, reason, us = _share(work, threads)
     chunk = 0
-    if uniform and (by_units or parts == 1) and B <= few and T > 1:
-        chunk = max(1, min(T, room // (4 * vectors * lanes * item * B), -(-CHUNK_ROWS // B)))
+    if chunked and (by_units or parts == 1):
+        row = 4 * -(-H // lanes) * lanes * item
+        chunk = max(1, min(T, room // (row * B), -(-CHUNK_ROWS // B)))
     return Plan(parts, by_units, chunk, reason, unit, us)
 
 
@@ -128,13 +155,13 @@ def plan_forward(
 def plan_backward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, whole: bool = False) -> Plan:
     """The plan of a backward pass; `whole` as in `plan_forward`."""
     item, lanes = np.dtype(dtype).itemsize, target().lanes(dtype)
-    flops = 16.0 * H * (I + H) * T * B
-    vectors = -(-H // (PANEL * lanes))
-    parts, by_units, reason, us = _share(
-        B, H, flops * D, threads, D, 1 if whole else vectors, 4 * H * H * item, T, meet=True
-    )
     # Calls of few rows have a way of their own (`passes.step`), with the bits of registers.
     large = unit_pays(I, H) and 4 * H <= MOST_SUMMED and T * B > ROWS
     in_unit = np.dtype(dtype) == np.float32 and large and multiplies_tiles()
+    work = Work(
+        T, B, D, 8.0 * H * H * T * B, 8.0 * H * (2 * I + H) * T * B, H, H if whole else PANEL * lanes,
+        4 * H * H * item, 4 * B * H * item, meets=True, unit=in_unit,
+    )  # fmt: skip
+    parts, by_units, reason, us = _share(work, threads)
     rows = PRODUCT_ROWS // 2 if whole else PRODUCT_ROWS  # that stay in L2, with all that such cells keep of them
     return Plan(parts, by_units, max(1, min(T, rows // max(B, 1))), reason, in_unit, us)
