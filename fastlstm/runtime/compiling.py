@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from numba.core import caching, compiler
+from numba.core import caching, compiler, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
@@ -13,6 +16,27 @@ from fastlstm.runtime.jit import WORKER
 from fastlstm.runtime.linking import Emitted
 from fastlstm.runtime.machine import processor
 from fastlstm.runtime.variant import Variant
+
+
+@contextmanager
+def remembering(context: Any) -> Iterator[None]:
+    """Types that calls have, asked for once each: Numba tries every way to add two numbers anew wherever some are."""
+    resolve, known = context.resolve_function_type, {}
+
+    def remembered(function: Any, args: tuple, kws: dict) -> Any:
+        if kws or not isinstance(function, types.Function):
+            return resolve(function, args, kws)
+        key = function, args
+        found = known.get(key)
+        if found is None:
+            found = known[key] = resolve(function, args, kws)
+        return found
+
+    context.resolve_function_type = remembered
+    try:
+        yield
+    finally:
+        del context.resolve_function_type
 
 
 @global_compiler_lock
@@ -32,9 +56,10 @@ def compiled(name: str, variant: Variant, symbol: str) -> bytes:
     flags.error_model = "numpy"
     library = Emitted(codegen, symbol)
     function = getattr(entries, name)(variant)
-    result = compiler.compile_extra(
-        cpu_target.typing_context, context, function, WORKER.args, WORKER.return_type, flags, {}, library=library
-    )
+    with remembering(cpu_target.typing_context):
+        result = compiler.compile_extra(
+            cpu_target.typing_context, context, function, WORKER.args, WORKER.return_type, flags, {}, library=library
+        )
     return library.emit(result.fndesc.mangled_name, symbol)
 
 
