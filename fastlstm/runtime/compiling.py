@@ -21,7 +21,7 @@ from fastlstm.runtime.variant import Variant
 @contextmanager
 def remembering(context: Any) -> Iterator[None]:
     """Types that calls have, asked for once each: Numba tries every way to add two numbers anew wherever some are."""
-    resolve, known = context.resolve_function_type, {}
+    resolve, known = context.resolve_function_type, dict[Any, Any]()
 
     def remembered(function: Any, args: tuple, kws: dict) -> Any:
         if kws or not isinstance(function, types.Function):
