@@ -7,6 +7,7 @@ gradients are left out; likewise where only some gates have a peephole.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -114,15 +115,31 @@ def frame_of(*frames) -> np.ndarray:
     return np.array(frames, np.int64)
 
 
+class Reader:
+    """What reads the contents of contiguous arrays where they lie, as long as they lie there."""
+
+    def __init__(self, variant: Variant, arrays: list[np.ndarray]) -> None:
+        self._out = np.zeros(target().digest_words, np.uint32)
+        self._work, self._frames = worker("digest", Variant(variant.dtype)), []
+        for first in range(0, len(arrays), 4):
+            flat = [word for a in arrays[first : first + 4] for word in (address(a), a.nbytes)]
+            rest = [0] * (len(Digest._fields) - 1 - len(flat))
+            self._frames.append(frame_of(Digest(address(self._out), *flat, *rest)))
+        self._places = [address(frame) for frame in self._frames]
+        self._reading = Lock()
+
+    def digest(self) -> bytes:
+        """A digest of what they hold now."""
+        with self._reading:
+            self._out.fill(0)
+            for place in self._places:
+                self._work.run(0, place)
+            return self._out.tobytes()
+
+
 def digest(variant: Variant, arrays: list[np.ndarray]) -> bytes:
     """A digest of the contents of contiguous arrays."""
-    out = np.zeros(target().digest_words, np.uint32)
-    work = worker("digest", Variant(variant.dtype))
-    for first in range(0, len(arrays), 4):
-        flat = [word for a in arrays[first : first + 4] for word in (address(a), a.nbytes)]
-        frame = frame_of(Digest(address(out), *flat, *[0] * (len(Digest._fields) - 1 - len(flat))))
-        work.run(0, address(frame))
-    return out.tobytes()
+    return Reader(variant, arrays).digest()
 
 
 def _all_gates(array: np.ndarray, gates: tuple[str, ...]) -> np.ndarray:

@@ -191,26 +191,42 @@ def _masks(call: Inputs, layout: Layout) -> list[calls.Masks] | None:
 
 
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}  # as numpy.dtype.name, which takes microseconds
-_packed: dict[tuple, tuple[bytes, Any, StorageWeakRef]] = {}
+
+
+class Packed(NamedTuple):
+    """The packed weights of a direction, and what tells whether they are those of now."""
+
+    mark: bytes
+    weights: Any
+    reader: packing.Reader
+    storage: StorageWeakRef
+
+
+_packed: dict[tuple, Packed] = {}
 
 
 def _pack(way: str, call: Inputs, spec: CellSpec, variant: Variant, weights: tuple[Tensor, ...]) -> Any:
     """The packed weights of one direction: anew when a digest tells that they changed, dropped when they are gone."""
     w_ih, w_hh, *_ = weights
+    # By where all of them lie: the reader reads there, whoever holds the memory now.
+    lie, places = _lie(*weights), tuple([weight.data_ptr() for weight in weights])
+    key = (way, lie, places, w_ih.shape, w_hh.shape, w_ih.dtype, call.bias, call.cell)
+    known = _packed.get(key)
+    if known is not None and lie and known.reader.digest() == known.mark:
+        return known.weights
     names = _shapes(spec, w_ih.shape[1], call.c_0.shape[2])
     arrays = {name: _array(weight) for name, weight in zip(names, weights, strict=True)}
     used = [array for name, array in arrays.items() if way == "forward" or name not in ("bias_ih", "bias_hh")]
-    mark = packing.digest(variant, used)
-    key = (way, w_ih.data_ptr(), w_hh.data_ptr(), w_ih.shape, w_hh.shape, w_ih.dtype, call.bias, call.cell)
-    known = _packed.get(key)
-    if known is not None and known[0] == mark:
-        return known[1]
+    reader = packing.Reader(variant, used)
+    mark = reader.digest()  # before they are packed: who changes them meanwhile has them packed again
+    if known is not None and not lie and mark == known.mark:
+        return known.weights
     packed: Any = packing.WAYS[way](spec, variant, arrays)
     if known is None:
-        for other, (_, _, storage) in list(_packed.items()):
-            if storage.expired():
+        for other, old in list(_packed.items()):
+            if old.storage.expired():
                 _packed.pop(other, None)
-    _packed[key] = (mark, packed, StorageWeakRef(w_ih.untyped_storage()))
+    _packed[key] = Packed(mark, packed, reader, StorageWeakRef(w_ih.untyped_storage()))
     return packed
 
 
