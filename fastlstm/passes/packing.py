@@ -7,7 +7,6 @@ gradients are left out; likewise where only some gates have a peephole.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -119,22 +118,28 @@ class Reader:
     """What reads the contents of contiguous arrays where they lie, as long as they lie there."""
 
     def __init__(self, variant: Variant, arrays: list[np.ndarray]) -> None:
-        self._out = np.zeros(target().digest_words, np.uint32)
-        self._work, self._frames = worker("digest", Variant(variant.dtype)), []
-        for first in range(0, len(arrays), 4):
-            flat = [word for a in arrays[first : first + 4] for word in (address(a), a.nbytes)]
-            rest = [0] * (len(Digest._fields) - 1 - len(flat))
-            self._frames.append(frame_of(Digest(address(self._out), *flat, *rest)))
-        self._places = [address(frame) for frame in self._frames]
-        self._reading = Lock()
+        self._work = worker("digest", Variant(variant.dtype))
+        self._flat = [word for a in arrays for word in (address(a), a.nbytes)]
+        self._free: list[tuple[np.ndarray, np.ndarray, int]] = []  # what one thread at a time has: no lock to be forked
 
     def digest(self) -> bytes:
         """A digest of what they hold now."""
-        with self._reading:
-            self._out.fill(0)
-            for place in self._places:
-                self._work.run(0, place)
-            return self._out.tobytes()
+        try:
+            out, frames, place = self._free.pop()
+        except IndexError:
+            out, frames, place = self._seat()
+        out.fill(0)
+        for k in range(len(frames)):
+            self._work.run(0, place + k * frames.strides[0])
+        found = out.tobytes()
+        self._free.append((out, frames, place))
+        return found
+
+    def _seat(self) -> tuple[np.ndarray, np.ndarray, int]:
+        out, each = np.empty(target().digest_words, np.uint32), len(Digest._fields) - 1
+        groups = [self._flat[first : first + each] for first in range(0, len(self._flat), each)]
+        frames = frame_of(*[Digest(address(out), *group, *[0] * (each - len(group))) for group in groups])
+        return out, frames, address(frames)
 
 
 def digest(variant: Variant, arrays: list[np.ndarray]) -> bytes:
