@@ -12,17 +12,18 @@ from fastlstm.simd.isa import PANEL, PRODUCT_ROWS, multiplies_tiles, target
 
 L2 = 1 << 20  # bytes of the second cache that a plan counts on: what the smallest of today's server cores has
 REGION_US = 6.0  # microseconds of entering a parallel region
-# What a step costs threads that split units: a barrier, for each of them, and each line that one has from another.
-BARRIER_US, LINE_US, LINE = 0.75, 0.04, 64
+# What a step costs threads that split units: a barrier, for each of them, and what one has from another, so many bytes
+# a microsecond.
+BARRIER_US, HANDED_BYTES_US = 0.75, 1600.0
 # Serial microseconds below which threads are not made to meet: on a busy machine a thread that waits for one without a
 # core loses milliseconds. And the share of one thread's time that several must be expected to take at the most.
 MEETING_US, GAIN = 150.0, 0.8
 # What one core is taken to do, to weigh work against a region or a barrier, and the rows from which on it does: with
-# fewer, the tile waits for weights, or the matrix unit's is partly empty; a single row has a way of its own. And
-# how many bytes a microsecond it reads from L3.
+# fewer, the tile waits for weights, or the matrix unit's is partly empty; a single row has a way of its own. And how
+# many bytes a microsecond it reads from L3, where what takes more than the L2 of a larger core lies.
 GFLOPS, FULL_ROWS = 100.0, 4
 UNIT_GFLOPS, UNIT_ROWS = 250.0, 11
-ROW_GFLOPS, L3_BYTES_US = 60.0, 3e4
+ROW_GFLOPS, L3_BYTES_US, IN_L3 = 60.0, 3e4, 2 * L2
 # Hidden units from which on, or units times features, the matrix unit multiplies (`simd.digits`): with fewer, to split
 # takes longer, first of all a single row. Then W x of so many features is in digits too.
 DIGIT_UNITS, DIGIT_WORK, DIGIT_FEATURES = 64, 1 << 13, 20
@@ -79,7 +80,7 @@ def _share(work: Work, threads: int) -> tuple[int, bool, str, float]:
         """Microseconds of a share of the work, with so many rows at once, and so many bytes of weights at each step."""
         rate = ROW_GFLOPS if rows == 1 else gflops * min(1.0, (rows + 1) / (full + 1))
         steps_us = work.by_step * share / rate / 1e3
-        if weights > 2 * L2:
+        if weights > IN_L3:
             steps_us = max(steps_us, T * weights / L3_BYTES_US)
         return (steps_us + work.by_chunk * share / (gflops if chunked else rate) / 1e3) * D
 
@@ -92,14 +93,13 @@ def _share(work: Work, threads: int) -> tuple[int, bool, str, float]:
     def by_rows_us(parts: int) -> float:
         """Every thread reads all weights at each step."""
         rows = -(-B // parts)
-        return takes_us(rows, rows / B, work.weights, work.meets) * (
-            1.15 if work.weights > 2 * L2 and rows < 64 else 1.0
-        )
+        slower = 1.15 if work.weights > IN_L3 and rows < 64 else 1.0
+        return takes_us(rows, rows / B, work.weights, work.meets) * slower
 
     def by_units_us(parts: int) -> float:
         """Every thread reads its share, which may fit its own L2, but they meet at each step."""
         longest = min(1.0, -(-groups // parts) * work.at_once / work.units)
-        meeting = BARRIER_US * parts + LINE_US * work.handed * (1 - longest) / LINE
+        meeting = BARRIER_US * parts + work.handed * (1 - longest) / HANDED_BYTES_US
         return takes_us(B, longest, longest * work.weights) + T * meeting
 
     fewer = [per_direction >> k for k in range(per_direction.bit_length() - 1)]  # down to two

@@ -107,11 +107,18 @@ class Usage(NamedTuple):
     own_s: float
 
 
+def stat_fields(folder: str) -> list[str]:
+    """What Linux tells of a process, or a thread, in its folder of /proc, from its state on; nothing if it is gone."""
+    try:
+        return Path(f"{folder}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
 def _process_s(pid: int) -> float:
     """Processor seconds of a process, 0 where it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+    fields = stat_fields(f"/proc/{pid}")
+    if not fields:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

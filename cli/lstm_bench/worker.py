@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
@@ -13,6 +12,8 @@ import traceback
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
+
+from .machine import stat_fields
 
 PROBES = 5  # a limit is what the machine can do: the best of so many 10 ms timings
 STEPS_KEPT = 64  # inputs that a timed stream cycles through
@@ -212,11 +213,8 @@ def _others_run(window_s: float = 0.05) -> bool:
         used = time.process_time()
         time.sleep(window_s)
         return time.process_time() - used > 0.25 * window_s
-    for task in set(map(int, os.listdir(tasks))) - {threading.get_native_id()}:
-        with contextlib.suppress(OSError), open(f"{tasks}/{task}/stat") as stat:
-            if stat.read().rpartition(")")[2].split()[0] == "R":
-                return True
-    return False
+    others = set(map(int, os.listdir(tasks))) - {threading.get_native_id()}
+    return any(stat_fields(f"{tasks}/{task}")[:1] == ["R"] for task in others)
 
 
 def _trim() -> None:

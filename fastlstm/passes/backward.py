@@ -12,7 +12,7 @@ product with dG_{t+1}; so dW runs one step behind. Others keep the h that went i
 
 from __future__ import annotations
 
-from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm
+from fastlstm.kernels.gemm import NEXT, SAME, cut, gemm
 from fastlstm.passes.backward_step import initial_state, step_by_panel
 from fastlstm.passes.backward_whole import step_by_row
 from fastlstm.passes.blocks import block_count, cut_block, cut_tiles
@@ -181,10 +181,10 @@ def backward(v, part, frame):
             if f.by_units and (k + 1 < steps or older < rows):
                 arrivals = meet(f, arrivals)
             if older < rows:
-                blocks = (rows - older + BLOCK_ROWS - 1) // BLOCK_ROWS
+                blocks = block_count(v, f, rows - older)
                 for block in range(blocks):
-                    r = lot.row + older + cut(rows - older, blocks, block)
-                    here = lot.row + older + cut(rows - older, blocks, block + 1) - r
+                    r = lot.row + older + cut_block(v, f, rows - older, blocks, block)
+                    here = lot.row + older + cut_block(v, f, rows - older, blocks, block + 1) - r
                     initial_state(v, frame, lot, panel, panel_end, r, here, t, dg_after, scratch)
         arrivals = meet(f, arrivals)
         share, share_end = cut_tiles(chunk_rows, f.parts, part), cut_tiles(chunk_rows, f.parts, part + 1)

@@ -112,9 +112,11 @@ def multiply_dg(p, rows, vectors, panel, dg, dg_row, w, zeros, z, z_row):
 @kernel
 def wants_x(v, f, panels):
     """Whether x of a step is to stand before its h, for registers: not if digits are cut where the caller has it."""
+    if f.chunk > 0:
+        return False
     if v.amx and f.digits_ih != 0:
-        return f.chunk == 0 and not all_hold(f.digits_ih, f.I, panels)
-    return f.chunk == 0
+        return not all_hold(f.digits_ih, f.I, panels)
+    return True
 
 
 @kernel

@@ -54,6 +54,11 @@ def advance(builder, address, nbytes):
     return builder.gep(address, [nbytes], source_etype=BYTE)
 
 
+def prefetch_value(builder, address) -> None:
+    """Ask for the line of an address in L2."""
+    call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, I32(0), I32(2), I32(1)])
+
+
 def first_lanes(builder, n, lanes: int):
     """The mask of the first n lanes."""
     i64 = n.type

@@ -25,7 +25,8 @@ PRODUCT_ROWS, PRODUCT_COLUMNS = 128, 512
 # bfloat16 that make a float32; bytes of a tile, and of its rows.
 SIDE, STEP, PIECES, TILE, TILE_ROW = 16, 32, 3, 1024, 64
 STRETCH, DIGITS = 64, 3  # likewise of bytes (`simd.digits`): steps of k of one instruction, bytes that make a float32
-DIGITS_IN_L2 = 1 << 20  # bytes of rows of A in digits that stay there while all panels of B pass
+# Bytes of digits that stay in L2 while others pass: of rows while all panels do, of weights while blocks of rows do.
+DIGITS_IN_L2 = 1 << 20
 STREAMS = 8  # registers of running hashes that a digest keeps
 
 

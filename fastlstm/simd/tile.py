@@ -20,13 +20,12 @@ from numba.extending import intrinsic
 
 from fastlstm.simd.emit import (
     BYTE,
-    I32,
     I64,
     advance,
-    call,
     call_by_shape,
     element,
     fma_value,
+    prefetch_value,
     splat_value,
     typed,
     vector,
@@ -106,7 +105,7 @@ def tile_function(
     # third of the peak otherwise. A few rows only stream B: there the processor's own prefetching reaches 90 % of the
     # cache's bandwidth, and ours takes from it.
     if rows > 3 and not lying:
-        call(builder, "llvm.prefetch.p0", ir.VoidType(), [advance(builder, ahead, line), I32(0), I32(2), I32(1)])
+        prefetch_value(builder, advance(builder, ahead, line))
     # Where accumulators and all vectors of B would not leave a register for A, one vector of B is there at a time, and
     # A's scalars wait: 3 x 4 then fits 16 registers, and runs at 58 % of the peak of AVX2 with four vectors of B there.
     # AVX-512 has room, or takes B from memory.

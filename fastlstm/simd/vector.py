@@ -26,6 +26,7 @@ from fastlstm.simd.emit import (
     first_lanes,
     fma_value,
     overloaded,
+    prefetch_value,
     splat_value,
     typed,
     vector,
@@ -201,7 +202,7 @@ def prefetch(typingctx, p):
     """Ask for the line of a pointer, of a place that need not exist, in L2."""
 
     def codegen(context, builder, sig, args):
-        call(builder, "llvm.prefetch.p0", ir.VoidType(), [args[0], I32(0), I32(2), I32(1)])
+        prefetch_value(builder, args[0])
         return context.get_dummy_value()
 
     return types.none(p), codegen
