@@ -155,8 +155,8 @@ class Inference(Parameterised):
         I, H, rows = self.input_size, self.hidden_size, shape[:-1]
         if self._variant.special or len(shape) not in (1, 2) or shape[-1] != I or 0 in shape:
             return None
-        state, variant = (*rows, H), self._variant._replace(training=training)
-        told = Shape(shape, state, state, 1, math.prod(rows), I, H, 1, 1, False, self.dtype, variant)
+        state, B = (*rows, H), math.prod(rows)
+        told = Shape(shape, state, state, 1, B, I, H, 1, 1, False, self.dtype, self._variant, training)
         return ShortForward(told, self._bind, self._lie) if ShortForward.fits(told) else None
 
     def _prepare(self, training: bool, shape: tuple[int, ...]) -> ShortForward | None:
@@ -173,8 +173,8 @@ class Inference(Parameterised):
         if not 0 < 8.0 * H * (I + H) * T * B * D <= SHORT_FLOPS:
             return None
         state = (D * L, H) if unbatched else (D * L, B, H)
-        variant = self._variant._replace(training=training)
-        told = Shape(shape, (*shape[:-1], D * H), state, T, B, I, H, L, D, first, self.dtype, variant)
+        y = (*shape[:-1], D * H)
+        told = Shape(shape, y, state, T, B, I, H, L, D, first, self.dtype, self._variant, training)
         if not ShortForward.fits(told):
             return None
         found = ShortForward(told, self._bind, self._lie)

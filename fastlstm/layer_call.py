@@ -250,7 +250,7 @@ def forward(layer: Parameterised, x: Any, state: Any, lengths: Any, reset: Any, 
             if plan.chunk:
                 below = sizes.pack(below)
             calls.forward(
-                variant._replace(training=tape is not None), plan, below, packs, h_0[rows], c_0[rows], y,
+                variant, plan, below, packs, h_0[rows], c_0[rows], y,
                 h_n[rows], c_n[rows], cells, reverse, here, masks,
             )  # fmt: skip
         if tape is not None:

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from fastlstm.kernels.digits import add_product, configure_digits, pack_columns, pack_digits, panel_of, split_rows
-from fastlstm.kernels.gemm import FULL, gemm
+from fastlstm.kernels.gemm import gemm
 from fastlstm.kernels.pack import pack_gates
 from fastlstm.kernels.pieces import matrix_gemm, split_columns, split_transposed
 from fastlstm.runtime.linking import WHOLE
@@ -14,7 +14,7 @@ from fastlstm.simd.amx import release
 from fastlstm.simd.atomic import flush_denormals, restore_mode
 from fastlstm.simd.exact import exact_tile, to_planes
 from fastlstm.simd.math import sigmoid_below, tanh_ratio
-from fastlstm.simd.tile import lying_tile, tile
+from fastlstm.simd.tile import PANEL, lying_tile, tile
 from fastlstm.simd.vector import copysign, fma, lanes, load, magnitude, pointer, splat, store, where_less
 
 LIKE = {
@@ -192,7 +192,7 @@ def run_digits(
     configure_digits(min(rows, lanes(v)))
     for panel in range((hidden + lanes(v) - 1) // lanes(v)):
         add_product(
-            rows, FULL, depth, a, a_row, a_digits, pointer(factors, v), b + panel * depth * width,
+            rows, PANEL, depth, a, a_row, a_digits, pointer(factors, v), b + panel * depth * width,
             panel_of(b_digits, depth, panel), pointer(start, v) + panel * width, start_row,
             pointer(c, v) + panel * width, c_row, sums,
         )  # fmt: skip

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.isa import DEPTH, target
 from fastlstm.simd.tile import PANEL, tile
 from fastlstm.simd.vector import lanes, load, store
 
 TILE_ROWS = target().tile_rows
-# Strides as typed numbers: Numba would compile `gemm` anew for every literal that it is called with.
-NEXT, SAME = np.int64(1), np.int64(0)
-FULL = np.int64(PANEL)
+NEXT, SAME = 1, 0  # strides
 BLOCK_ROWS = target().block_rows
 
 

@@ -17,7 +17,7 @@ from fastlstm.passes.backward_step import initial_state, step_by_panel
 from fastlstm.passes.backward_whole import step_by_row
 from fastlstm.passes.blocks import block_count, cut_block, cut_tiles
 from fastlstm.passes.digits import multiply_dg, of_dg, split
-from fastlstm.passes.frames import ZEROS, Backward
+from fastlstm.passes.frames import BACKWARD_BYTES, ZEROS, Backward
 from fastlstm.passes.meeting import all_run, come, go, meet
 from fastlstm.passes.rows import first, lot_of, place, rows_at, step_of
 from fastlstm.passes.weight_gradient import (
@@ -38,7 +38,7 @@ from fastlstm.simd.vector import lanes, load, pointer, splat, store
 
 def step(
     v,
-    frame,
+    f,
     lot,
     panel,
     last,
@@ -66,11 +66,10 @@ def _step(v):
 
 
 @kernel
-def write_dx(v, frame, t, row, rows, column, width, z, z_row):
+def write_dx(v, f, t, row, rows, column, width, z, z_row):
     """Some rows of dx, from a column on, to where the caller has them; the first one is `row` of those that begin with
     step t.
     """
-    f = read(frame, Backward)
     count, base = lanes(z), first(v, f, t)
     for k in range(row, row + rows):
         if v.ragged:
@@ -95,11 +94,10 @@ def dg_of_x(v, f, base, row):
 
 
 @kernel
-def input_gradient(v, frame, t, row, row_end, scratch):
+def input_gradient(v, f, t, row, row_end, scratch):
     """dx = dG W_ih for the rows row .. row_end of the tape, counted from where step t begins: by blocks of whole tiles,
     whose dG stays in L2 while all of W_ih passes.
     """
-    f = read(frame, Backward)
     count, K = lanes(scratch), 4 * f.H
     z = scratch + ZEROS * count
     p = of_dg(f, f.digits_ih, f.dx_rows, z + f.dx_rows * PANEL * count)
@@ -117,7 +115,7 @@ def input_gradient(v, frame, t, row, row_end, scratch):
                 multiply_dg(p, rows, vectors, column // (PANEL * count), dg, K, w, scratch, z, z_row)
             else:
                 gemm(rows, vectors, K, dg, K, NEXT, w, SAME, scratch, SAME, z, z_row)
-            write_dx(v, frame, t, r, rows, column, z_row, z, z_row)
+            write_dx(v, f, t, r, rows, column, z_row, z, z_row)
 
 
 @kernel
@@ -129,7 +127,7 @@ def backward(v, part, frame):
     seat = part
     come(f.meeting, f.parties, seat)
     if part >= f.parts:
-        frame += 8 * len(f)
+        frame += BACKWARD_BYTES
         f = read(frame, Backward)
         part -= f.parts
     if f.parts > 1:
@@ -151,7 +149,7 @@ def backward(v, part, frame):
         source = pointer(f.dc_n, v) + place(v, f, lot, r) * f.H
         for u in range(panel * PANEL * count, min(panel_end * PANEL * count, f.H), count):
             store(pointer(f.dc, v) + (r * f.c_row + u), load(source + u, f.H - u))
-    clear(v, frame, column, column_end)
+    clear(v, f, column, column_end)
     state = f.B * f.dg_row
     arrivals = 0
     s = f.T - 1
@@ -174,7 +172,7 @@ def backward(v, part, frame):
                 r = lot.row + cut_block(v, f, rows, blocks, block)
                 here = lot.row + cut_block(v, f, rows, blocks, block + 1) - r
                 step(
-                    v, frame, lot, panel, panel_end, r, here, t, following, preceding, known, older, base,
+                    v, f, lot, panel, panel_end, r, here, t, following, preceding, known, older, base,
                     dg_before, dg_after, h, scratch,
                 )  # fmt: skip
             s -= 1
@@ -185,16 +183,16 @@ def backward(v, part, frame):
                 for block in range(blocks):
                     r = lot.row + older + cut_block(v, f, rows - older, blocks, block)
                     here = lot.row + older + cut_block(v, f, rows - older, blocks, block + 1) - r
-                    initial_state(v, frame, lot, panel, panel_end, r, here, t, dg_after, scratch)
+                    initial_state(v, f, lot, panel, panel_end, r, here, t, dg_after, scratch)
         arrivals = meet(f, arrivals)
         share, share_end = cut_tiles(chunk_rows, f.parts, part), cut_tiles(chunk_rows, f.parts, part + 1)
-        input_gradient(v, frame, lowest, share, share_end, scratch)
+        input_gradient(v, f, lowest, share, share_end, scratch)
         if v.keeps:
             h = pointer(f.inputs, v) + base * f.P
-            weight_gradient(v, frame, column, column_end, base, chunk_rows, h, f.P, scratch)
+            weight_gradient(v, f, column, column_end, base, chunk_rows, h, f.P, scratch)
             if v.whole or v.diagonal:
-                special_gradient(v, frame, column, column_end, base, chunk_rows, scratch)
-                unit_gradient(v, frame, unit, unit_end, chunk_rows, scratch)
+                special_gradient(v, f, column, column_end, base, chunk_rows, scratch)
+                unit_gradient(v, f, unit, unit_end, chunk_rows, scratch)
         else:
             # h_t of this chunk belongs to dG of the step after: one later in time, or earlier in reverse; the last
             # step has none.
@@ -203,13 +201,13 @@ def backward(v, part, frame):
                 skip = 1 - behind if f.reverse else 0
                 row = (lowest + (skip - 1 if f.reverse else 1)) * f.B
                 h = pointer(f.h, v) + skip * f.B * f.h_row
-                weight_gradient(v, frame, column, column_end, row, shifted * f.B, h, f.h_row, scratch)
+                weight_gradient(v, f, column, column_end, row, shifted * f.B, h, f.h_row, scratch)
             behind = 1
         arrivals = meet(f, arrivals)
     if not v.keeps:
         t = f.T - 1 if f.reverse else 0
-        weight_gradient(v, frame, column, column_end, t * f.B, f.B, pointer(f.h_0, v), f.P, scratch)
-    unpack(v, frame, column, column_end)
+        weight_gradient(v, f, column, column_end, t * f.B, f.B, pointer(f.h_0, v), f.P, scratch)
+    unpack(v, f, column, column_end)
     go(f.meeting, f.parties, seat)
     if v.amx:
         release()

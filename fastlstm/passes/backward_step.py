@@ -5,10 +5,10 @@ from __future__ import annotations
 from fastlstm.kernels.gates import inner, memory_bwd, output_bwd
 from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, gemm, panels_at_once
 from fastlstm.passes.digits import multiply_dg, of_dg, split
-from fastlstm.passes.frames import ZEROS, Backward
+from fastlstm.passes.frames import ZEROS
 from fastlstm.passes.rows import at, load_gates, place, reset_at, store_gates, taped
 from fastlstm.passes.weight_gradient import vectors_of
-from fastlstm.runtime.jit import inline, kernel, read
+from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import lanes, load, pointer, splat, store
 
@@ -100,9 +100,8 @@ def update(v, f, lot, t, following, preceding, older, fresh, base, row, unit, z,
 
 
 @kernel
-def cut_off(v, frame, lot, t, row, rows, unit, end, dg_after):
+def cut_off(v, f, lot, t, row, rows, unit, end, dg_after):
     """No gradient goes past a reset."""
-    f = read(frame, Backward)
     zero = splat(0.0, dg_after)
     for r in range(row, row + rows):
         if reset_at(v, f, lot, t, r):
@@ -131,9 +130,8 @@ def room_of_dg(scratch):
 
 
 @kernel
-def state_gradient(v, frame, p, rows, unit, vectors, dg, zeros, z, z_row):
+def state_gradient(v, f, p, rows, unit, vectors, dg, zeros, z, z_row):
     """z = dG W_hh for some rows of dG, where the matrix unit multiplies split before, and so many vectors of units."""
-    f = read(frame, Backward)
     K, w = 4 * f.H, pointer(f.w_hh, v) + 4 * f.H * unit
     if v.amx and f.digits_hh != 0:
         multiply_dg(p, rows, vectors, unit // (PANEL * lanes(z)), dg, f.dg_row, w, zeros, z, z_row)
@@ -144,7 +142,7 @@ def state_gradient(v, frame, p, rows, unit, vectors, dg, zeros, z, z_row):
 @kernel
 def step_by_panel(
     v,
-    frame,
+    f,
     lot,
     panel,
     last,
@@ -162,7 +160,6 @@ def step_by_panel(
     scratch,
 ):
     """One step of the rows row .. row + rows and the panels panel .. last of dh."""
-    f = read(frame, Backward)
     count = lanes(scratch)
     z = scratch + ZEROS * count
     unit_first, unit_end = panel * PANEL * count, min(last * PANEL * count, f.H)
@@ -179,7 +176,7 @@ def step_by_panel(
         vectors = vectors_of(f.H, unit, count, at_once)
         z_row = vectors * count
         if here > 0:
-            state_gradient(v, frame, p, here, unit, vectors, dg, scratch, z, z_row)
+            state_gradient(v, f, p, here, unit, vectors, dg, scratch, z, z_row)
         for r in range(rows):
             for u in range(0, vectors * count, count):
                 update(
@@ -188,13 +185,12 @@ def step_by_panel(
                 )  # fmt: skip
         panel += at_once
     if v.ragged and f.resets != 0:
-        cut_off(v, frame, lot, t, row, rows, unit_first, unit_end, dg_after)
+        cut_off(v, f, lot, t, row, rows, unit_first, unit_end, dg_after)
 
 
 @kernel
-def initial_state(v, frame, lot, panel, last, row, rows, t, dg, scratch):
+def initial_state(v, f, lot, panel, last, row, rows, t, dg, scratch):
     """dh_0 = dG W_hh, and dc_0, for the rows row .. row + rows, whose first step is t, and the panels panel .. last."""
-    f = read(frame, Backward)
     count = lanes(scratch)
     z = scratch + ZEROS * count
     dg, p = dg + row * f.dg_row, of_dg(f, f.digits_hh, rows, room_of_dg(scratch))
@@ -203,7 +199,7 @@ def initial_state(v, frame, lot, panel, last, row, rows, t, dg, scratch):
     for unit in range(panel * PANEL * count, min(last * PANEL * count, f.P), PANEL * count):
         vectors = vectors_of(f.P, unit, count, 1)
         z_row = vectors * count
-        state_gradient(v, frame, p, rows, unit, vectors, dg, scratch, z, z_row)
+        state_gradient(v, f, p, rows, unit, vectors, dg, scratch, z, z_row)
         for r in range(row, row + rows):
             to = place(v, f, lot, r) * f.P
             for u in range(unit, unit + z_row, count):

@@ -10,10 +10,10 @@ from fastlstm.passes.backward_step import arrived, c_before_at, c_inner_at, cut_
 from fastlstm.passes.blocks import WHOLE_ROWS
 from fastlstm.passes.denormalise import denormalise, weighed_gates
 from fastlstm.passes.digits import of_dg, split
-from fastlstm.passes.frames import MOMENTS, ZEROS, Backward
+from fastlstm.passes.frames import MOMENTS, ZEROS
 from fastlstm.passes.rows import load_gates, rank, store_gates, taped
 from fastlstm.passes.weight_gradient import vectors_of
-from fastlstm.runtime.jit import kernel, read
+from fastlstm.runtime.jit import kernel
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import fma, lanes, leading, load, pointer, splat, store, total
 
@@ -29,9 +29,8 @@ def product(rows, columns, depth, a, a_row, b, start, start_row, z, z_row):
 
 
 @kernel
-def arrive(v, frame, lot, t, following, fresh, base, row, dh):
+def arrive(v, f, lot, t, following, fresh, base, row, dh):
     """dh, one row of P units, made whole; put aside where a projection needs it for its gradient."""
-    f = read(frame, Backward)
     to = pointer(f.dh, v) + (taped(v, f, lot, t, row) - base) * f.h_row
     for u in range(0, f.P, lanes(dh)):
         value = arrived(v, f, lot, t, following, fresh, row, u, dh + u)
@@ -41,9 +40,8 @@ def arrive(v, frame, lot, t, following, fresh, base, row, dh):
 
 
 @kernel
-def outputs_bwd(v, frame, lot, t, preceding, older, base, row, dr, inner, direct):
+def outputs_bwd(v, f, lot, t, preceding, older, base, row, dr, inner, direct):
     """dz_o over o on the tape and the whole dc, from dr = dh before the projection, for one row."""
-    f = read(frame, Backward)
     count, H, here = lanes(dr), f.H, taped(v, f, lot, t, row)
     gates, chunk_row = pointer(f.gates, v) + here * 4 * H, (here - base) * H
     zero = splat(0.0, dr)
@@ -93,11 +91,10 @@ def outputs_bwd(v, frame, lot, t, preceding, older, base, row, dr, inner, direct
 
 
 @kernel
-def memories_bwd(v, frame, lot, t, preceding, older, base, row, direct, dg_after):
+def memories_bwd(v, f, lot, t, preceding, older, base, row, direct, dg_after):
     """dz_i, dz_f and dz_g over the gates on the tape, dc of the step before, and what the next step takes of dG, for
     one row.
     """
-    f = read(frame, Backward)
     count, H, here = lanes(direct), f.H, taped(v, f, lot, t, row)
     gates, after = pointer(f.gates, v) + here * 4 * H, dg_after + row * f.dg_row
     zero = splat(0.0, direct)
@@ -128,13 +125,13 @@ def memories_bwd(v, frame, lot, t, preceding, older, base, row, direct, dg_after
             store_gates(after + u, H, n, dz_i, dz_f, dz_g, dz_o)
     if v.normed:
         there = taped(v, f, lot, preceding, row) if row - lot.row < older else here
-        denormalise(v, frame, here, there, base, sum_d_ih, sum_du_ih, sum_d_hh, sum_du_hh, after)
+        denormalise(v, f, here, there, base, sum_d_ih, sum_du_ih, sum_d_hh, sum_du_hh, after)
 
 
 @kernel
 def step_by_row(
     v,
-    frame,
+    f,
     lot,
     panel,
     last,
@@ -152,7 +149,6 @@ def step_by_row(
     scratch,
 ):
     """One step of the rows row .. row + rows, all units; the arguments are those of `step_by_panel`."""
-    f = read(frame, Backward)
     count, H = lanes(scratch), f.H
     dh = scratch + ZEROS * count
     dr = dh + WHOLE_ROWS * f.h_row
@@ -167,19 +163,19 @@ def step_by_row(
             split(p, here, dg, f.dg_row)
         for unit in range(0, f.P, PANEL * count):
             vectors = vectors_of(f.P, unit, count, 1)
-            state_gradient(v, frame, p, here, unit, vectors, dg, scratch, dh + unit, f.h_row)
+            state_gradient(v, f, p, here, unit, vectors, dg, scratch, dh + unit, f.h_row)
     for r in range(rows):
-        arrive(v, frame, lot, t, following, r >= here, base, row + r, dh + r * f.h_row)
+        arrive(v, f, lot, t, following, r >= here, base, row + r, dh + r * f.h_row)
     if v.projected:
         product(rows, H, f.P, dh, f.h_row, pointer(f.w_hr, v), scratch, SAME, dr, f.c_row)
     for r in range(rows):
         source = dr + r * f.c_row if v.projected else dh + r * f.h_row
-        outputs_bwd(v, frame, lot, t, preceding, older, base, row + r, source, inner, direct + r * f.c_row)
+        outputs_bwd(v, f, lot, t, preceding, older, base, row + r, source, inner, direct + r * f.c_row)
     if v.full and v.output_new:
         product(rows, H, H, gates + 3 * H, gates_row, pointer(f.w_ch_new, v), dc, f.c_row, dc, f.c_row)
     for r in range(rows):
-        memories_bwd(v, frame, lot, t, preceding, older, base, row + r, direct + r * f.c_row, dg_after)
+        memories_bwd(v, f, lot, t, preceding, older, base, row + r, direct + r * f.c_row, dg_after)
     if v.full:
         product(rows, H, 4 * H, gates, gates_row, pointer(f.w_ch, v), dc, f.c_row, dc, f.c_row)
     if v.ragged and f.resets != 0:
-        cut_off(v, frame, lot, t, row, rows, 0, H, dg_after)
+        cut_off(v, f, lot, t, row, rows, 0, H, dg_after)

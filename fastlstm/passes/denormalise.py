@@ -7,8 +7,8 @@ The gradient of W x, of n gates of a row, is (d - mean(d) - u mean(d u)) / devia
 
 from __future__ import annotations
 
-from fastlstm.passes.frames import MOMENTS, Backward
-from fastlstm.runtime.jit import inline, kernel, read
+from fastlstm.passes.frames import MOMENTS
+from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import fma, lanes, leading, load, pointer, prefetch, splat, store, total
 
@@ -38,11 +38,10 @@ def denormalised(dz, gain, units, mean_d, mean_du, inverse):
 
 
 @kernel
-def denormalise(v, frame, here, there, base, sum_d_ih, sum_du_ih, sum_d_hh, sum_du_hh, dg_after):
+def denormalise(v, f, here, there, base, sum_d_ih, sum_du_ih, sum_d_hh, sum_du_hh, dg_after):
     """One row from its sums: the gradient of W x to du, that of R h to dv and to where the next step takes it. What is
     on the tape `there`, for the next step, is asked for meanwhile, since it comes from memory.
     """
-    f = read(frame, Backward)
     count, columns = lanes(dg_after), 4 * f.H
     n = f.H * (3 if v.coupled else 4)
     m_d_ih, m_du_ih = splat(total(sum_d_ih) / n, dg_after), splat(total(sum_du_ih) / n, dg_after)
@@ -66,11 +65,10 @@ def denormalise(v, frame, here, there, base, sum_d_ih, sum_du_ih, sum_d_hh, sum_
 
 
 @kernel
-def gain_gradient(v, frame, first, last, row, rows):
+def gain_gradient(v, f, first, last, row, rows):
     """db and the gradients of both gains, for the panels first .. last of the 4H columns, from so many rows of dG, from
     `row` of the tape on.
     """
-    f = read(frame, Backward)
     count, columns = lanes(v), 4 * f.H
     db, dgain_ih, dgain_hh = pointer(f.db, v), pointer(f.dgain_ih, v), pointer(f.dgain_hh, v)
     begin, end = first * PANEL * count, min(last * PANEL * count, columns)

@@ -20,10 +20,9 @@ from fastlstm.kernels.digits import (
     split_row,
     split_rows,
 )
-from fastlstm.kernels.gemm import FULL, SAME, panels_gemm
-from fastlstm.passes.frames import Forward, PackForward
+from fastlstm.kernels.gemm import SAME, panels_gemm
 from fastlstm.passes.rows import at, copy
-from fastlstm.runtime.jit import inline, kernel, read
+from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.atomic import flush_denormals, restore_mode
 from fastlstm.simd.isa import SIDE, TILE_ROW
 from fastlstm.simd.tile import PANEL
@@ -88,14 +87,13 @@ def split(p, rows, a, a_row):
 
 
 @kernel
-def add(v, frame, p, rows, panel, panels, a, a_row, start, start_row, start_panel, z, z_row):
+def add(v, f, p, rows, panel, panels, a, a_row, start, start_row, start_panel, z, z_row):
     """z = start + a b for some panels; `start_panel` is the distance between their starts."""
-    f = read(frame, Forward)
     width = PANEL * lanes(z)
     for k in range(panels):
         weights = pointer(f.weights, v) + ((panel + k) * (f.I + f.P) + p.before) * width
         add_product(
-            rows, FULL, p.depth, a, a_row, p.digits, pointer(p.factors, z), weights,
+            rows, PANEL, p.depth, a, a_row, p.digits, pointer(p.factors, z), weights,
             panel_of(p.packed, p.depth, panel + k), start + k * start_panel, start_row, z + k * width, z_row, p.sums,
         )  # fmt: skip
 
@@ -120,11 +118,10 @@ def wants_x(v, f, panels):
 
 
 @kernel
-def split_x(v, frame, lot, row, rows, t, h, p):
+def split_x(v, f, lot, row, rows, t, h, p):
     """Cut x_t of a block of rows into digits, where the caller has them; registers find those that cannot be split
     before their h.
     """
-    f = read(frame, Forward)
     scales, factors = pointer(p.packed, h), pointer(p.factors, h)
     for r in range(rows):
         x = pointer(f.x, v) + at(v, f, lot, t, row + r, f.x_packed, f.x_step, f.x_row)
@@ -136,21 +133,19 @@ def split_x(v, frame, lot, row, rows, t, h, p):
 
 
 @kernel
-def prepare(v, frame, lot, row, rows, t, h, scratch):
+def prepare(v, f, lot, row, rows, t, h, scratch):
     """Cut h of a block of rows, and x_t where it is multiplied with each step, into digits."""
-    f = read(frame, Forward)
     if f.chunk == 0 and f.digits_ih != 0:
-        split_x(v, frame, lot, row, rows, t, h, of_x(f, rows, scratch))
+        split_x(v, f, lot, row, rows, t, h, of_x(f, rows, scratch))
     split(of_h(f, rows, scratch), rows, h, f.h_row)
 
 
 @kernel
-def add_x(v, frame, rows, panel, panels, x, x_row, start, start_row, start_panel, z, z_row, scratch):
+def add_x(v, f, rows, panel, panels, x, x_row, start, start_row, start_panel, z, z_row, scratch):
     """z = start + W x for some panels, in digits or, of few features, in registers."""
-    f = read(frame, Forward)
     if f.digits_ih != 0:
         p = of_x(f, rows, scratch)
-        add(v, frame, p, rows, panel, panels, x, x_row, start, start_row, start_panel, z, z_row)
+        add(v, f, p, rows, panel, panels, x, x_row, start, start_row, start_panel, z, z_row)
     else:
         b_panel = (f.I + f.P) * PANEL * lanes(z)
         b = pointer(f.weights, v) + panel * b_panel
@@ -158,28 +153,25 @@ def add_x(v, frame, rows, panel, panels, x, x_row, start, start_row, start_panel
 
 
 @kernel
-def add_h(v, frame, rows, panel, panels, h, start, start_row, start_panel, z, z_row, scratch):
+def add_h(v, f, rows, panel, panels, h, start, start_row, start_panel, z, z_row, scratch):
     """z = start + R h for some panels."""
-    f = read(frame, Forward)
     p = of_h(f, rows, scratch)
-    add(v, frame, p, rows, panel, panels, h, f.h_row, start, start_row, start_panel, z, z_row)
+    add(v, f, p, rows, panel, panels, h, f.h_row, start, start_row, start_panel, z, z_row)
 
 
 @kernel
-def add_both(v, frame, rows, panel, panels, h, start, start_row, start_panel, z, z_row, scratch):
+def add_both(v, f, rows, panel, panels, h, start, start_row, start_panel, z, z_row, scratch):
     """z = start + W x + R h for some panels; `start` holds W x where a chunk was computed beforehand."""
-    f = read(frame, Forward)
     if f.chunk == 0:
-        add_x(v, frame, rows, panel, panels, h - f.I, f.h_row, start, start_row, start_panel, z, z_row, scratch)
+        add_x(v, f, rows, panel, panels, h - f.I, f.h_row, start, start_row, start_panel, z, z_row, scratch)
         start, start_row, start_panel = z, z_row, PANEL * lanes(z)
-    add_h(v, frame, rows, panel, panels, h, start, start_row, start_panel, z, z_row, scratch)
+    add_h(v, f, rows, panel, panels, h, start, start_row, start_panel, z, z_row, scratch)
 
 
 @kernel
-def pack(v, frame):
+def pack(v, f):
     """The matrices in digits, those that are wanted so."""
     if v.amx:
-        f = read(frame, PackForward)
         mode = flush_denormals()  # as steps that read the weights where they lie
         if f.digits_ih != 0:
             pack_digits(pointer(f.w_ih, v), f.H, f.I, f.digits_ih, f.scratch)

@@ -12,7 +12,7 @@ from fastlstm.passes import backward as _backward
 from fastlstm.passes import forward as _forward
 from fastlstm.passes import step as _step
 from fastlstm.passes.digits import pack as pack_gates_in_digits
-from fastlstm.passes.frames import Digest, Forward, OpenGates, PackColumns, PackDigits, PackForward
+from fastlstm.passes.frames import FORWARD_BYTES, Digest, OpenGates, PackColumns, PackDigits, PackForward
 from fastlstm.runtime.jit import read
 from fastlstm.runtime.variant import Variant
 from fastlstm.simd.atomic import flush_denormals, restore_mode
@@ -21,7 +21,6 @@ from fastlstm.simd.vector import pointer
 
 run_forward, run_backward = _forward.forward, _backward.backward
 run_step_forward, run_step_backward = _step.step_forward, _step.step_backward
-FORWARD_BYTES = 8 * len(Forward._fields)
 
 
 def forward(variant: Variant):
@@ -58,7 +57,7 @@ def pack_forward(variant: Variant):
         weights = pointer(f.weights, variant)
         pack_gates(pointer(f.w_ih, variant), f.H, f.I, weights, SAME, f.I + f.P)
         pack_gates(pointer(f.w_hh, variant), f.H, f.P, weights, f.I, f.I + f.P)
-        pack_gates_in_digits(variant, frame)
+        pack_gates_in_digits(variant, f)
         pack_bias(pointer(f.b_ih, variant), pointer(f.b_hh, variant), f.H, pointer(f.bias, variant))
 
     return worker

@@ -10,12 +10,12 @@ matter.
 
 from __future__ import annotations
 
-from fastlstm.kernels.gemm import BLOCK_ROWS, FULL, SAME, cut
+from fastlstm.kernels.gemm import BLOCK_ROWS, SAME, cut
 from fastlstm.passes.blocks import block_count, cut_block, cut_tiles
 from fastlstm.passes.digits import add_x, of_x, split, wants_x
 from fastlstm.passes.forward_step import step_by_panel
 from fastlstm.passes.forward_whole import step_by_row
-from fastlstm.passes.frames import Forward
+from fastlstm.passes.frames import FORWARD_BYTES, Forward
 from fastlstm.passes.meeting import all_run, come, go, meet
 from fastlstm.passes.narrow import depth_of, first_of_sums, product, scale_x
 from fastlstm.passes.rows import at, copy, first, lot_of, place, reset_at, rows_at, step_of, taped
@@ -28,7 +28,7 @@ from fastlstm.simd.vector import lanes, load, pointer, store
 
 
 def step(
-    v, frame, lot, panel, panel_end, row, rows, t, following, h_before, h_after, projected, projected_row, scratch
+    v, f, lot, panel, panel_end, row, rows, t, following, h_before, h_after, projected, projected_row, scratch
 ):
     """One step of the rows row .. row + rows and the panels panel .. panel_end; `following` is the step taken next."""
 
@@ -39,9 +39,8 @@ def _step(v):
 
 
 @kernel
-def project(v, frame, panel, panel_end, t, steps, z, scratch):
+def project(v, f, panel, panel_end, t, steps, z, scratch):
     """z = bias + W x for some panels and all rows of the steps t .. t + steps: (rows, panels, 4 vectors)."""
-    f = read(frame, Forward)
     rows = first(v, f, t + steps) - first(v, f, t)
     x = pointer(f.x, v) + (first(v, f, t) * f.x_row if v.ragged else t * f.x_step)
     width = PANEL * lanes(z)
@@ -54,7 +53,7 @@ def project(v, frame, panel, panel_end, t, steps, z, scratch):
             here, start = x + r * f.x_row, pointer(f.bias, v) + panel * width
             split(of_x(f, count, scratch), count, here, f.x_row)
             add_x(
-                v, frame, count, panel, panel_end - panel, here, f.x_row, start, SAME, width, z + r * row, row, scratch
+                v, f, count, panel, panel_end - panel, here, f.x_row, start, SAME, width, z + r * row, row, scratch
             )  # fmt: skip
         return
     for p in range(panel, panel_end):
@@ -64,25 +63,23 @@ def project(v, frame, panel, panel_end, t, steps, z, scratch):
             r = cut(rows, blocks, block)
             count = cut(rows, blocks, block + 1) - r
             to = z + (r * row + (p - panel) * width)
-            product(v, count, FULL, f.I, x + r * f.x_row, f.x_row, weights, SAME, bias, SAME, to, row, scratch)
+            product(v, count, PANEL, f.I, x + r * f.x_row, f.x_row, weights, SAME, bias, SAME, to, row, scratch)
             if v.scaled:
-                scale_x(v, frame, count, p, FULL, to, row)
+                scale_x(v, f, count, p, PANEL, to, row)
 
 
 @kernel
-def stage(v, frame, lot, t, row, rows, to):
+def stage(v, f, lot, t, row, rows, to):
     """Copy x_t of the rows row .. row + rows to where h of the step before stands: just before it, so that [x, h]
     is one row of A.
     """
-    f = read(frame, Forward)
     for r in range(row, row + rows):
         copy(pointer(f.x, v) + at(v, f, lot, t, r, f.x_packed, f.x_step, f.x_row), 0, f.I, to + r * f.h_row)
 
 
 @kernel
-def enter(v, frame, lot, row, row_end, unit, end, t, h, h_from, c_from):
+def enter(v, f, lot, row, row_end, unit, end, t, h, h_from, c_from):
     """Give the rows row .. row_end the state h, c of the caller, with which they take step t."""
-    f = read(frame, Forward)
     h_end = min(end, f.P)
     for r in range(row, row_end):
         here = place(v, f, lot, r)
@@ -99,9 +96,8 @@ def enter(v, frame, lot, row, row_end, unit, end, t, h, h_from, c_from):
 
 
 @kernel
-def leave(v, frame, lot, row, row_end, unit, end, h):
+def leave(v, f, lot, row, row_end, unit, end, h):
     """Hand the last state of the rows row .. row_end to the caller."""
-    f = read(frame, Forward)
     last = pointer(f.held, v) if v.holds else h
     for r in range(row, row_end):
         here = place(v, f, lot, r)
@@ -110,31 +106,30 @@ def leave(v, frame, lot, row, row_end, unit, end, h):
 
 
 @kernel
-def begin(v, frame, lot, known, t, unit, end, h):
+def begin(v, f, lot, known, t, unit, end, h):
     """Make the state ready for step t: rows beyond the `known` ones enter, others may be reset; and keep what goes into
     the gates.
     """
-    f = read(frame, Forward)
     rows = rows_at(v, f, lot, t)
     if known < rows:
-        enter(v, frame, lot, lot.row + known, lot.row + rows, unit, end, t, h, f.h_0, f.c_0)
+        enter(v, f, lot, lot.row + known, lot.row + rows, unit, end, t, h, f.h_0, f.c_0)
     if v.ragged and f.resets != 0:
         for r in range(lot.row, lot.row + rows):
             if reset_at(v, f, lot, t, r):
-                enter(v, frame, lot, r, r + 1, unit, end, t, h, f.h_reset, f.c_reset)
-    if v.training and v.keeps:
+                enter(v, f, lot, r, r + 1, unit, end, t, h, f.h_reset, f.c_reset)
+    if v.keeps and f.inputs != 0:
         for r in range(lot.row, lot.row + rows):
             copy(h + r * f.h_row, unit, min(end, f.P), pointer(f.inputs, v) + taped(v, f, lot, t, r) * f.P)
 
 
 @inline
-def stage_mine(v, f, frame, lot, part, t, h):
+def stage_mine(v, f, lot, part, t, h):
     """Copy x_t of this part's share of the rows that take step t."""
     rows, row, mine = rows_at(v, f, lot, t), lot.row, 0
     if f.by_units:
         mine = cut(rows, f.parts, part)
         rows = cut(rows, f.parts, part + 1) - mine
-    stage(v, frame, lot, t, row + mine, rows, h - f.I)
+    stage(v, f, lot, t, row + mine, rows, h - f.I)
 
 
 @kernel
@@ -146,7 +141,7 @@ def forward(v, part, frame):
     seat = part
     come(f.meeting, f.parties, seat)
     if part >= f.parts:
-        frame += 8 * len(f)
+        frame += FORWARD_BYTES
         f = read(frame, Forward)
         part -= f.parts
     h = pointer(f.h, v)
@@ -166,10 +161,10 @@ def forward(v, part, frame):
     projected_row = (panel_end - panel) * PANEL * count
     arrivals = 0
     t = step_of(f, 0)
-    begin(v, frame, lot, 0, t, unit, end, h)
+    begin(v, f, lot, 0, t, unit, end, h)
     staged = wants_x(v, f, panels)
     if staged:
-        stage_mine(v, f, frame, lot, part, t, h)
+        stage_mine(v, f, lot, part, t, h)
     if f.by_units:  # h_0 must be whole before anybody reads it
         arrivals = meet(f, arrivals)
     lowest = 0  # the earliest step of the current chunk
@@ -182,7 +177,7 @@ def forward(v, part, frame):
             if s % f.chunk == 0:
                 steps = min(f.chunk, f.T - s)
                 lowest = t - steps + 1 if f.reverse else t
-                project(v, frame, panel, panel_end, lowest, steps, projected, scratch)
+                project(v, f, panel, panel_end, lowest, steps, projected, scratch)
         h_before, h_after = h + (s & 1) * state, h + (1 - (s & 1)) * state
         rows = rows_at(v, f, lot, t)
         blocks = block_count(v, f, rows)
@@ -191,17 +186,17 @@ def forward(v, part, frame):
             here = cut_block(v, f, rows, blocks, block + 1) - r
             z = projected + (first(v, f, t) - first(v, f, lowest) + r) * projected_row
             step(
-                v, frame, lot, panel, panel_end, lot.row + r, here, t, following, h_before, h_after, z, projected_row,
+                v, f, lot, panel, panel_end, lot.row + r, here, t, following, h_before, h_after, z, projected_row,
                 scratch,
             )  # fmt: skip
         staying = rows_at(v, f, lot, following) if s + 1 < f.T else 0
         if staying < rows:
-            leave(v, frame, lot, lot.row + staying, lot.row + rows, unit, end, h_after)
+            leave(v, f, lot, lot.row + staying, lot.row + rows, unit, end, h_after)
         if s + 1 < f.T:
             if v.keeps:
-                begin(v, frame, lot, rows, following, unit, end, h_after)
+                begin(v, f, lot, rows, following, unit, end, h_after)
             if staged:
-                stage_mine(v, f, frame, lot, part, following, h_after)
+                stage_mine(v, f, lot, part, following, h_after)
         if f.by_units:
             arrivals = meet(f, arrivals)
     go(f.meeting, f.parties, seat)

@@ -7,10 +7,9 @@ from __future__ import annotations
 from fastlstm.kernels.gates import memory_fwd, output_fwd
 from fastlstm.kernels.gemm import SAME, panels_at_once
 from fastlstm.passes.digits import add_both, prepare
-from fastlstm.passes.frames import Forward
 from fastlstm.passes.narrow import depth_of, first_of_sums, prepare_h, product, scaled_product
 from fastlstm.passes.rows import at, place, store_gates, taped
-from fastlstm.runtime.jit import inline, kernel, read
+from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.stored import weights_pointer
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import lanes, load, pointer, store
@@ -50,7 +49,7 @@ def emit(v, f, lot, t, following, row, unit, h_new, h_after):
 @inline
 def tape_cell(v, f, lot, t, row, unit, i, g_f, g, o, c):
     """Keep the gates and c of one vector of units of one row."""
-    if v.training:
+    if f.gates != 0:
         n, here = f.H - unit, taped(v, f, lot, t, row)
         gates = pointer(f.gates, v) + (here * 4 * f.H + unit)
         store_gates(gates, f.H, n, i, g_f, g, o)
@@ -75,12 +74,11 @@ def update(v, f, lot, t, following, row, panel, z, h_after):
 
 @kernel
 def step_by_panel(
-    v, frame, lot, first, last, row, rows, t, following, h_before, h_after, projected, projected_row, scratch
+    v, f, lot, first, last, row, rows, t, following, h_before, h_after, projected, projected_row, scratch
 ):
     """One step of the rows row .. row + rows and the panels first .. last; `projected` holds their W x where a
     chunk was computed beforehand.
     """
-    f = read(frame, Forward)
     count = lanes(scratch)
     width = PANEL * count
     total = depth_of(v, f)
@@ -89,9 +87,9 @@ def step_by_panel(
     at_once = panels_at_once(rows, last - first)
     h = h_before + row * f.h_row
     if v.amx and f.digits_hh != 0:
-        prepare(v, frame, lot, row, rows, t, h, scratch)
+        prepare(v, f, lot, row, rows, t, h, scratch)
     if v.exact:
-        prepare_h(v, frame, rows, h, scratch)
+        prepare_h(v, f, rows, h, scratch)
     panel = first
     while panel < last:
         while panel + at_once > last:
@@ -103,9 +101,9 @@ def step_by_panel(
         else:
             start, start_row = first_of_sums(v, f, panel), SAME
         if v.amx and f.digits_hh != 0:
-            add_both(v, frame, rows, panel, at_once, h, start, start_row, width, scratch, z_row, scratch)
+            add_both(v, f, rows, panel, at_once, h, start, start_row, width, scratch, z_row, scratch)
         elif v.scaled:
-            scaled_product(v, frame, rows, panel, at_once, a, b, start, start_row, scratch, z_row)
+            scaled_product(v, f, rows, panel, at_once, a, b, start, start_row, scratch, z_row)
         else:
             product(
                 v, rows, at_once * PANEL, total - skip, a, f.h_row, b, total * width, start, start_row, scratch, z_row,

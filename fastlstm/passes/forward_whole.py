@@ -10,9 +10,9 @@ from fastlstm.kernels.gemm import NEXT, SAME, gemm, panels_gemm
 from fastlstm.passes.blocks import WHOLE_ROWS
 from fastlstm.passes.digits import add_both, add_h, add_x, prepare
 from fastlstm.passes.forward_step import carried, emit, tape_cell
-from fastlstm.passes.frames import MOMENTS, Forward
+from fastlstm.passes.frames import MOMENTS
 from fastlstm.passes.rows import taped
-from fastlstm.runtime.jit import inline, kernel, read
+from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import fma, lanes, leading, load, pointer, root, splat, store, total
 
@@ -25,12 +25,11 @@ def spread(z, mean, n, sums):
 
 
 @kernel
-def gate_moments(v, frame, z):
+def gate_moments(v, f, z):
     """The mean of all gates of a row of W x or R h, z (panels, 4, lanes), and one over their standard deviation.
 
     A sum for each gate, which do not wait for each other.
     """
-    f = read(frame, Forward)
     count = lanes(z)
     n = f.H * (3 if v.coupled else 4)
     zero = splat(0.0, z)
@@ -71,14 +70,13 @@ def moments(c, n):
 
 
 @kernel
-def normalised(v, frame, lot, t, row, u, z):
+def normalised(v, f, lot, t, row, u, z):
     """z = gain_ih LN(u) + gain_hh LN(z) + bias, one row; both normalised values go to the tape."""
-    f = read(frame, Forward)
     count = lanes(z)
-    mean_u, inverse_u = gate_moments(v, frame, u)
-    mean_z, inverse_z = gate_moments(v, frame, z)
+    mean_u, inverse_u = gate_moments(v, f, u)
+    mean_z, inverse_z = gate_moments(v, f, z)
     here = taped(v, f, lot, t, row)
-    if v.training:
+    if f.moments != 0:
         moments_at = pointer(f.moments, v) + here * MOMENTS
         moments_at[0] = inverse_u
         moments_at[1] = inverse_z
@@ -86,7 +84,7 @@ def normalised(v, frame, lot, t, row, u, z):
         for gate in range(PANEL):
             at = k * PANEL + gate * count
             unit_u, unit_z = (load(u + at) - mean_u) * inverse_u, (load(z + at) - mean_z) * inverse_z
-            if v.training:
+            if f.moments != 0:
                 to = (here * PANEL + gate) * f.H + k
                 store(pointer(f.units_ih, v) + to, unit_u, f.H - k)
                 store(pointer(f.units_hh, v) + to, unit_z, f.H - k)
@@ -95,9 +93,8 @@ def normalised(v, frame, lot, t, row, u, z):
 
 
 @kernel
-def memories(v, frame, row, z, inner):
+def memories(v, f, row, z, inner):
     """i, f, g over their pre-activations, and the new c, of one row."""
-    f = read(frame, Forward)
     count = lanes(z)
     for k in range(0, f.H, count):
         at = z + k * PANEL
@@ -111,14 +108,13 @@ def memories(v, frame, row, z, inner):
 
 
 @kernel
-def outputs(v, frame, lot, t, following, row, z, inner, r, h_after):
+def outputs(v, f, lot, t, following, row, z, inner, r, h_after):
     """o, and h from the new c, of one row; h goes on, or waits in r for its projection."""
-    f = read(frame, Forward)
     count = lanes(z)
     mean, inverse = 0.0, 1.0
     if v.normed:
         mean, inverse = moments(inner, f.H)
-        if v.training:
+        if f.moments != 0:
             moments_at = pointer(f.moments, v) + taped(v, f, lot, t, row) * MOMENTS
             moments_at[2] = inverse
             moments_at[3] = mean
@@ -142,10 +138,9 @@ def outputs(v, frame, lot, t, following, row, z, inner, r, h_after):
 
 @kernel
 def step_by_row(
-    v, frame, lot, first, last, row, rows, t, following, h_before, h_after, projected, projected_row, scratch
+    v, f, lot, first, last, row, rows, t, following, h_before, h_after, projected, projected_row, scratch
 ):
     """One step of the rows row .. row + rows, all units; the arguments are those of `step_by_panel`."""
-    f = read(frame, Forward)
     count = lanes(scratch)
     width = PANEL * count
     panels = (f.H + count - 1) // count
@@ -160,15 +155,15 @@ def step_by_row(
             store(scratch + k, splat(0.0, scratch))
     if v.amx and f.digits_hh != 0:
         h = a + f.I
-        prepare(v, frame, lot, row, rows, t, h, scratch)
+        prepare(v, f, lot, row, rows, t, h, scratch)
         if v.normed:
-            add_x(v, frame, rows, 0, panels, a, f.h_row, scratch, SAME, SAME, u, z_row, scratch)
-            add_h(v, frame, rows, 0, panels, h, scratch, SAME, SAME, z, z_row, scratch)
+            add_x(v, f, rows, 0, panels, a, f.h_row, scratch, SAME, SAME, u, z_row, scratch)
+            add_h(v, f, rows, 0, panels, h, scratch, SAME, SAME, z, z_row, scratch)
         else:
             start, start_row = pointer(f.bias, v), SAME
             if f.chunk > 0:
                 start, start_row = projected, projected_row
-            add_both(v, frame, rows, 0, panels, h, start, start_row, width, z, z_row, scratch)
+            add_both(v, f, rows, 0, panels, h, start, start_row, width, z, z_row, scratch)
     elif v.normed:
         panels_gemm(rows, panels, f.I, a, f.h_row, weights, depth * width, scratch, SAME, SAME, u, z_row)
         weights = weights + f.I * width
@@ -182,16 +177,16 @@ def step_by_row(
         panels_gemm(rows, panels, depth, a, f.h_row, weights, depth * width, pointer(f.bias, v), SAME, width, z, z_row)
     if v.normed:
         for r in range(rows):
-            normalised(v, frame, lot, t, row + r, u + r * z_row, z + r * z_row)
+            normalised(v, f, lot, t, row + r, u + r * z_row, z + r * z_row)
     if v.full:
         c = pointer(f.c, v) + row * c_row
         panels_gemm(rows, panels, f.H, c, c_row, pointer(f.w_ch, v), f.H * width, z, z_row, width, z, z_row)
     for r in range(rows):
-        memories(v, frame, row + r, z + r * z_row, inner + r * c_row)
+        memories(v, f, row + r, z + r * z_row, inner + r * c_row)
     if v.full and v.output_new:
         panels_gemm(rows, panels, f.H, inner, c_row, pointer(f.w_ch_new, v), f.H * width, z, z_row, width, z, z_row)
     for r in range(rows):
-        outputs(v, frame, lot, t, following, row + r, z + r * z_row, inner + r * c_row, inner + r * c_row, h_after)
+        outputs(v, f, lot, t, following, row + r, z + r * z_row, inner + r * c_row, inner + r * c_row, h_after)
     if v.projected:
         for column in range(0, f.P, width):
             vectors = min(PANEL, (f.P - column + count - 1) // count)

@@ -188,6 +188,9 @@ class Backward(NamedTuple):
     dshift_c: int = 0
 
 
+FORWARD_BYTES, BACKWARD_BYTES = 8 * len(Forward._fields), 8 * len(Backward._fields)
+
+
 class PackForward(NamedTuple):
     """Arguments of packing one direction of one layer for the forward pass."""
 

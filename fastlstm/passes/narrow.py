@@ -7,9 +7,9 @@ taken depends on nothing but the row.
 
 from __future__ import annotations
 
-from fastlstm.kernels.gemm import BLOCK_ROWS, FULL, NEXT, SAME, TILE_ROWS, gemm
-from fastlstm.passes.frames import ZEROS, Forward
-from fastlstm.runtime.jit import inline, kernel, read
+from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, TILE_ROWS, gemm
+from fastlstm.passes.frames import ZEROS
+from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.exact import add_four, as_bytes, exact_tile, to_planes
 from fastlstm.simd.isa import DEPTH
 from fastlstm.simd.stored import widen_step
@@ -52,7 +52,7 @@ def widened_gemm(rows, depth, a, a_row, b, start, start_row, c, c_row, wide):
         deep = min(DEPTH, depth - k)
         for i in range(deep):
             widen_step(b + (k + i) * width, wide + i * width)
-        gemm(rows, FULL, deep, a + k, a_row, NEXT, wide, SAME, start, start_row, c, c_row)
+        gemm(rows, PANEL, deep, a + k, a_row, NEXT, wide, SAME, start, start_row, c, c_row)
         start, start_row = c, c_row
 
 
@@ -67,9 +67,8 @@ def product(v, rows, vectors, depth, a, a_row, b, b_panel, start, start_row, c, 
 
 
 @kernel
-def scale_x(v, frame, rows, panel, vectors, z, z_row):
+def scale_x(v, f, rows, panel, vectors, z, z_row):
     """z = bias + s z, rows of so many vectors from a panel on: sums over W become W x."""
-    f = read(frame, Forward)
     bias, scales = constants(v, f, BIAS, panel), constants(v, f, SCALES_X, panel)
     for r in range(rows):
         for k in range(0, vectors * lanes(z), lanes(z)):
@@ -78,9 +77,8 @@ def scale_x(v, frame, rows, panel, vectors, z, z_row):
 
 
 @kernel
-def scale_h(v, frame, rows, panel, vectors, z, z_row, start, start_row):
+def scale_h(v, f, rows, panel, vectors, z, z_row, start, start_row):
     """z = start + s z: the same for R h."""
-    f = read(frame, Forward)
     scales = constants(v, f, SCALES_H, panel)
     for r in range(rows):
         for k in range(0, vectors * lanes(z), lanes(z)):
@@ -101,9 +99,8 @@ def plane_of(f, z):
 
 
 @kernel
-def prepare_h(v, frame, rows, h, z):
+def prepare_h(v, f, rows, h, z):
     """Write h of some rows as whole numbers, before any panel is multiplied with them."""
-    f = read(frame, Forward)
     fits, plane = fits_at(z), plane_of(f, z)
     planes = as_bytes(fits + BLOCK_ROWS)
     for r in range(rows):
@@ -116,9 +113,8 @@ def prepare_h(v, frame, rows, h, z):
 
 
 @kernel
-def exact_gemm(v, frame, rows, panel, panels, h, b, start, start_row, z, z_row):
+def exact_gemm(v, f, rows, panel, panels, h, b, start, start_row, z, z_row):
     """z = R h + start from what `prepare_h` wrote, for some panels."""
-    f = read(frame, Forward)
     count = lanes(z)
     width = PANEL * count
     fits, plane, b_panel = fits_at(z), plane_of(f, z), depth_of(v, f) * width
@@ -149,19 +145,18 @@ def exact_gemm(v, frame, rows, panel, panels, h, b, start, start_row, z, z_row):
 
 
 @kernel
-def scaled_product(v, frame, rows, panel, panels, a, b, start, start_row, z, z_row):
+def scaled_product(v, f, rows, panel, panels, a, b, start, start_row, z, z_row):
     """z = R h + W x + bias for some panels; `start` holds W x + bias where a chunk was computed beforehand."""
-    f = read(frame, Forward)
     width = PANEL * lanes(z)
     vectors, b_panel = panels * PANEL, depth_of(v, f) * width
     zeros = first_of_sums(v, f, panel)
     if f.chunk == 0:
         start, start_row = z + BLOCK_ROWS * width, z_row
         product(v, rows, vectors, f.I, a, f.h_row, b, b_panel, zeros, SAME, start, z_row, z)
-        scale_x(v, frame, rows, panel, vectors, start, z_row)
+        scale_x(v, f, rows, panel, vectors, start, z_row)
         a, b = a + f.I, b + f.I * width
     if v.exact:
-        exact_gemm(v, frame, rows, panel, panels, a, b, start, start_row, z, z_row)
+        exact_gemm(v, f, rows, panel, panels, a, b, start, start_row, z, z_row)
     else:
         product(v, rows, vectors, f.P, a, f.h_row, b, b_panel, zeros, SAME, z, z_row, z)
-        scale_h(v, frame, rows, panel, vectors, z, z_row, start, start_row)
+        scale_h(v, f, rows, panel, vectors, z, z_row, start, start_row)

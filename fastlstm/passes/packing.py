@@ -66,9 +66,9 @@ class Transposed(NamedTuple):
     shift_c: np.ndarray | None = None
 
 
-def plain_variant(dtype: str, training: bool = False) -> Variant:
+def plain_variant(dtype: str) -> Variant:
     """What a call of the plain cell is compiled for."""
-    return Variant(dtype, training, amx=dtype == "float32" and multiplies_tiles())
+    return Variant(dtype, amx=dtype == "float32" and multiplies_tiles())
 
 
 def in_digits(variant: Variant, I: int, P: int) -> tuple[bool, bool]:

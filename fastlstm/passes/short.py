@@ -54,6 +54,7 @@ class Shape(NamedTuple):
     batch_first: bool
     dtype: np.dtype
     variant: Variant
+    training: bool = False  # whether there is a tape
     alone: bool = False  # on the calling thread, whatever the number of threads
 
     def strides(self, n: int, outside: bool) -> tuple[int, int]:
@@ -120,14 +121,14 @@ class ShortForward:
         one = L == D == 1
         self._step = ShortStep(B, I, H, shape.variant) if one and T == 1 else None
         self._backward: ShortBackward | None = None
-        if shape.variant.training and one and T * B <= ROWS:
-            strides, variant = shape.strides(H, outside=True), shape.variant._replace(training=False)
-            self._backward = ShortBackward(T, B, I, H, strides, shape.x, shape.y, shape.state, variant)
+        if shape.training and one and T * B <= ROWS:
+            strides = shape.strides(H, outside=True)
+            self._backward = ShortBackward(T, B, I, H, strides, shape.x, shape.y, shape.state, shape.variant)
 
     @staticmethod
     def fits(shape: Shape) -> bool:
         """Whether such a call can be prepared: parts do not meet, and a seat is small."""
-        if shape.variant.training and (shape.layers > 1 or not shape.even(0)):
+        if shape.training and (shape.layers > 1 or not shape.even(0)):
             return False
         plans, elements = shape.plans(), 0
         for k, plan in enumerate(plans):

@@ -18,7 +18,7 @@ from fastlstm.kernels.digits import (
     panel_of,
 )
 from fastlstm.kernels.gates import memory_bwd, memory_fwd, output_bwd, output_fwd
-from fastlstm.kernels.gemm import DEPTH, FULL, NEXT, SAME, TILE_ROWS
+from fastlstm.kernels.gemm import DEPTH, NEXT, SAME, TILE_ROWS
 from fastlstm.kernels.pack import pack_units
 from fastlstm.passes.digits import end_of, placed, split, whole_lines
 from fastlstm.passes.frames import WIDE, StepBackward, StepForward
@@ -159,9 +159,9 @@ def cells(v, f, t, z, dc, h_after, row):
 
 
 @kernel
-def step_backward(v, address):
+def step_backward(v, frame):
     """The whole backward pass of a layer with one direction."""
-    f = read(address, StepBackward)
+    f = read(frame, StepBackward)
     mode = flush_denormals()
     count = lanes(v)
     row = (f.H + count - 1) // count * count
@@ -251,7 +251,7 @@ def add_in_digits(f, p, panel, w, a, start, start_row, packed, z, scratch):
         if factors[r] == NOTHING:
             add_product(f, panel, w, p.depth, a, start, start_row, packed, other)
             break
-    multiply(f.B, FULL, p.depth, p.digits, factors, b, start, start_row, z, width, p.sums)
+    multiply(f.B, PANEL, p.depth, p.digits, factors, b, start, start_row, z, width, p.sums)
     for r in range(f.B):
         if factors[r] == NOTHING:
             copy(1, width, other + r * width, width, z + r * width, width)
@@ -297,7 +297,7 @@ def step_forward(v, frame):
             store(pointer(f.c_n, v) + at, c, n)
             store(pointer(f.h_n, v) + at, h, n)
             store(pointer(f.y, v) + at, h, n)
-            if v.training:
+            if f.gates != 0:
                 gates = pointer(f.gates, v) + (4 * r * f.H + unit)
                 store_gates(gates, f.H, n, i, g_f, g, o)
                 store(pointer(f.cells, v) + at, c, n)

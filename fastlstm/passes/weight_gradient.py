@@ -7,8 +7,8 @@ from __future__ import annotations
 from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, pack_strips
 from fastlstm.kernels.pieces import matrix_gemm, row_bytes, split_columns, split_transposed
 from fastlstm.passes.denormalise import gain_gradient
-from fastlstm.passes.frames import ZEROS, Backward
-from fastlstm.runtime.jit import inline, kernel, read
+from fastlstm.passes.frames import ZEROS
+from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.isa import PRODUCT_COLUMNS, PRODUCT_ROWS, SIDE
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.transpose import transpose
@@ -137,11 +137,10 @@ def sums_here(v, begin):
 
 
 @kernel
-def product(v, frame, first, last, dg, row, depth, h, h_row, begin, end, scratch):
+def product(v, f, first, last, dg, row, depth, h, h_row, begin, end, scratch):
     """The rows begin .. end of dW += [x, h]^T dG, in the panels first .. last of the 4H columns, for `depth` rows, of x
     from `row` of the tape on.
     """
-    f = read(frame, Backward)
     count, columns = lanes(scratch), 4 * f.H
     packed = scratch + ZEROS * count
     strips = packed + PRODUCT_ROWS * PANEL * count
@@ -164,9 +163,8 @@ def product(v, frame, first, last, dg, row, depth, h, h_row, begin, end, scratch
 
 
 @kernel
-def product_in_pieces(v, frame, first, last, dg, row, depth, h, h_row, begin, end, scratch):
+def product_in_pieces(v, f, first, last, dg, row, depth, h, h_row, begin, end, scratch):
     """The same in the matrix unit; in registers what cannot be split."""
-    f = read(frame, Backward)
     count, columns = lanes(scratch), 4 * f.H
     pieces = address(scratch + (ZEROS + PRODUCT_ROWS * PANEL) * count)
     tile = pieces + PANEL * row_bytes(PRODUCT_ROWS)
@@ -176,13 +174,13 @@ def product_in_pieces(v, frame, first, last, dg, row, depth, h, h_row, begin, en
     x_fits = split_transposed(x_columns, depth, x, f.x_row, x_strips, tile)
     h_fits = split_transposed(h_columns, depth, from_h, h_row, h_strips, tile)
     if not (x_fits and h_fits):
-        product(v, frame, first, last, dg, row, depth, h, h_row, begin, end, scratch)
+        product(v, f, first, last, dg, row, depth, h, h_row, begin, end, scratch)
         return
     for panel in range(first, last):
         column = panel * PANEL * count
         vectors = vectors_of(columns, column, count, 1)
         if not split_columns(depth, vectors, columns - column, dg + column, columns, pieces):
-            product(v, frame, panel, panel + 1, dg, row, depth, h, h_row, begin, end, scratch)
+            product(v, f, panel, panel + 1, dg, row, depth, h, h_row, begin, end, scratch)
             continue
         if sums_here(v, begin):
             add_rows(dg + column, columns, depth, min(columns - column, vectors * count), pointer(f.db, v) + column)
@@ -193,45 +191,42 @@ def product_in_pieces(v, frame, first, last, dg, row, depth, h, h_row, begin, en
 
 
 @kernel
-def products(v, frame, first, last, dg, row, depth, h, h_row, begin, end, scratch):
+def products(v, f, first, last, dg, row, depth, h, h_row, begin, end, scratch):
     """`product` by groups of columns of [x, h], whose strips stay in L2 while all panels pass over them: above H = 256
     all of them do not, and would come from L3 for each panel.
     """
-    f = read(frame, Backward)
     groups = (end - begin + PRODUCT_COLUMNS - 1) // PRODUCT_COLUMNS
     for group in range(groups):
         from_, to = begin + cut(end - begin, groups, group), begin + cut(end - begin, groups, group + 1)
         if v.amx and f.in_pieces != 0:
-            product_in_pieces(v, frame, first, last, dg, row, depth, h, h_row, from_, to, scratch)
+            product_in_pieces(v, f, first, last, dg, row, depth, h, h_row, from_, to, scratch)
         else:
-            product(v, frame, first, last, dg, row, depth, h, h_row, from_, to, scratch)
+            product(v, f, first, last, dg, row, depth, h, h_row, from_, to, scratch)
 
 
 @kernel
-def weight_gradient(v, frame, first, last, row, rows, h, h_row, scratch):
+def weight_gradient(v, f, first, last, row, rows, h, h_row, scratch):
     """dW += [x, h]^T dG and db += sum of dG over so many rows of the tape from `row` on, for the panels first .. last
     of the 4H columns; h holds h of the step before each. Normalised, the rows are a chunk's, and dG is another for x
     than for h.
     """
-    f = read(frame, Backward)
     for k in range(0, rows, PRODUCT_ROWS):
         depth, here, at = min(PRODUCT_ROWS, rows - k), h + k * h_row, k * 4 * f.H
         if v.normed:
-            gain_gradient(v, frame, first, last, row + k, depth)
+            gain_gradient(v, f, first, last, row + k, depth)
             du, dv = pointer(f.du, v) + at, pointer(f.dv, v) + at
-            products(v, frame, first, last, du, row + k, depth, here, h_row, 0, f.I, scratch)
-            products(v, frame, first, last, dv, row + k, depth, here, h_row, f.I, f.I + f.P, scratch)
+            products(v, f, first, last, du, row + k, depth, here, h_row, 0, f.I, scratch)
+            products(v, f, first, last, dv, row + k, depth, here, h_row, f.I, f.I + f.P, scratch)
         else:
             dg = pointer(f.gates, v) + (row * 4 * f.H + at)
-            products(v, frame, first, last, dg, row + k, depth, here, h_row, 0, f.I + f.P, scratch)
+            products(v, f, first, last, dg, row + k, depth, here, h_row, 0, f.I + f.P, scratch)
 
 
 @kernel
-def special_gradient(v, frame, first, last, row, rows, scratch):
+def special_gradient(v, f, first, last, row, rows, scratch):
     """The same for the parameters that the plain cell does not have; rows of the workspace of chunks begin with
     `row` of the tape.
     """
-    f = read(frame, Backward)
     count = lanes(scratch)
     packed = scratch + ZEROS * count
     H = f.H
@@ -258,9 +253,8 @@ def special_gradient(v, frame, first, last, row, rows, scratch):
 
 
 @kernel
-def unit_gradient(v, frame, first, last, rows, scratch):
+def unit_gradient(v, f, first, last, rows, scratch):
     """The same for the parameters by units, for the panels first .. last of the H columns."""
-    f = read(frame, Backward)
     count = lanes(scratch)
     packed = scratch + ZEROS * count
     H, unit = f.H, first * PANEL * count
@@ -287,9 +281,8 @@ def unit_gradient(v, frame, first, last, rows, scratch):
 
 
 @kernel
-def clear(v, frame, first, last):
+def clear(v, f, first, last):
     """Set dW and db to zero in the panels first .. last of their columns."""
-    f = read(frame, Backward)
     count = lanes(v)
     zero = splat(0.0, pointer(f.dw, v))
     columns = range(first * PANEL * count, min(last * PANEL * count, 4 * f.H), count)
@@ -316,9 +309,8 @@ def turn(dw, dw_row, rows, first, end, out):
 
 
 @kernel
-def unpack(v, frame, first, last):
+def unpack(v, f, first, last):
     """Write the panels first .. last of the transposed dW into dw_ih (4H, I) and dw_hh (4H, P)."""
-    f = read(frame, Backward)
     column, end = first * PANEL * lanes(v), min(last * PANEL * lanes(v), 4 * f.H)
     dw = pointer(f.dw, v)
     turn(dw, f.dw_row, f.I, column, end, pointer(f.dw_ih, v))

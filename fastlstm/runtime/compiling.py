@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from fastlstm.runtime.variant import Variant
 
 
 @contextmanager
-def remembering(context: Any) -> Iterator[None]:
-    """Types that calls have, asked for once each: Numba tries every way to add two numbers anew wherever some are."""
+def remembering(context: Any, target: Any) -> Iterator[None]:
+    """What Numba asks again and again is found once: the type that a call has (it tries every way to add two numbers
+    anew wherever some are), and the size of a variable, which nobody uses where nothing is to be debugged.
+    """
     resolve, known = context.resolve_function_type, dict[Any, Any]()
 
     def remembered(function: Any, args: tuple, kws: dict) -> Any:
@@ -33,10 +36,11 @@ def remembering(context: Any) -> Iterator[None]:
         return found
 
     context.resolve_function_type = remembered
+    target.get_abi_sizeof = cache(target.get_abi_sizeof)
     try:
         yield
     finally:
-        del context.resolve_function_type
+        del context.resolve_function_type, target.get_abi_sizeof
 
 
 @global_compiler_lock
@@ -56,7 +60,7 @@ def compiled(name: str, variant: Variant, symbol: str) -> bytes:
     flags.error_model = "numpy"
     library = Emitted(codegen, symbol)
     function = getattr(entries, name)(variant)
-    with remembering(cpu_target.typing_context):
+    with remembering(cpu_target.typing_context, context):
         result = compiler.compile_extra(
             cpu_target.typing_context, context, function, WORKER.args, WORKER.return_type, flags, {}, library=library
         )

@@ -6,7 +6,7 @@ of int64 words.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -27,8 +27,23 @@ from numba.extending import (
 from fastlstm.runtime.linking import PART
 from fastlstm.runtime.variant import Function, Variant
 
-inline = numba.njit(forceinline=True, **PART)  # disappears into its caller: arithmetic on vectors
-kernel = numba.njit(**PART)  # a function of its own
+
+def _compiled(**options: Any) -> Callable[[Callable], Any]:
+    def decorate(function: Callable) -> Any:
+        dispatcher = numba.njit(**PART, **options)(function)
+        template = dispatcher.get_call_template
+
+        def of_any_number(args: Sequence[types.Type], kws: dict[str, types.Type]) -> Any:
+            return template([types.unliteral(a) for a in args], {name: types.unliteral(a) for name, a in kws.items()})
+
+        dispatcher.get_call_template = of_any_number  # Numba's would compile it anew for every constant in a call
+        return dispatcher
+
+    return decorate
+
+
+inline = _compiled(forceinline=True)  # disappears into its caller: arithmetic on vectors
+kernel = _compiled()  # a function of its own
 
 WORKER = types.void(types.intp, types.intp)
 
@@ -94,16 +109,44 @@ def choose(function: Callable, forceinline: bool = True) -> Callable:
     return decorate
 
 
+class FrameType(types.Type):
+    """The Numba type of the address of a frame: int64 words, by the names of a NamedTuple's fields. A word is loaded
+    where it is used: to hand on a tuple of a hundred took Numba as long as to compile what was computed of them.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        super().__init__(name=f"Frame{names}")
+
+
+@register_model(FrameType)
+class FrameModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, ir.IntType(64).as_pointer())
+
+
+@infer_getattr
+class FrameWords(AttributeTemplate):
+    key = FrameType
+
+    def generic_resolve(self, ty, attr):
+        return types.int64 if attr in ty.names else None
+
+
+@lower_getattr_generic(FrameType)
+def frame_word(context, builder, ty, value, attr):
+    loaded = builder.load(cgutils.gep_inbounds(builder, value, ty.names.index(attr)))
+    loaded.set_metadata("invariant.load", builder.module.add_metadata([]))  # nobody writes a frame during a call
+    return loaded
+
+
 @intrinsic
 def read(typingctx, address, frame):
-    """The NamedTuple of int64 words, of the class `frame`, at an address."""
-    cls = frame.instance_class
-    result = types.NamedUniTuple(types.int64, len(cls._fields), cls)
+    """The frame at an address, whose words are the fields of the NamedTuple `frame`."""
+    result = FrameType(frame.instance_class._fields)
 
     def codegen(context, builder, sig, args):
-        words = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        values = [builder.load(cgutils.gep_inbounds(builder, words, i)) for i in range(len(cls._fields))]
-        return context.make_tuple(builder, result, values)
+        return builder.inttoptr(args[0], context.get_value_type(result))
 
     return result(types.intp, frame), codegen
 

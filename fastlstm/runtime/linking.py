@@ -11,7 +11,8 @@ import ctypes
 from llvmlite import binding
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
-from numba.core.untyped_passes import FixupArgs
+from numba.core.typed_passes import InlineOverloads, NopythonRewrites
+from numba.core.untyped_passes import FixupArgs, InlineClosureLikes
 
 from fastlstm.runtime.pruning import ConstantAttributes
 
@@ -85,15 +86,19 @@ class Emitted(Whole):
         self.finalize()
         return self._final_module
 
-    def _hide(self) -> None:
-        """Keep what is not the entry to this file."""
+    def _optimize_final_module(self) -> None:
+        self._keep_to_this_file("linkonce_odr")
+        passes, builder = self._codegen._module_pass_manager()
+        passes.run(self._final_module, builder)
+        self._keep_to_this_file("internal")
+
+    def _keep_to_this_file(self, linkage: str) -> None:
+        """Give all but the entry a linkage. With `linkonce_odr` LLVM leaves out what it has put into all callers; with
+        `internal` it would also put large functions into their only caller, and take longer over both.
+        """
         for thing in (*self._final_module.functions, *self._final_module.global_variables):
             if not thing.is_declaration and thing.name != self._symbol:
-                thing.linkage = "internal"
-
-    def _optimize_final_module(self) -> None:
-        super()._optimize_final_module()
-        self._hide()
+                thing.linkage = linkage
 
     def _finalize_final_module(self) -> None:
         self._finalized = True
@@ -109,6 +114,9 @@ def _parts(libraries: list) -> list[JITCodeLibrary]:
     return [*found]
 
 
+NOT_NEEDED = {InlineClosureLikes, InlineOverloads, NopythonRewrites}
+
+
 class PartCompiler(Compiler):
     """Numba's compiler, into a `Part`."""
 
@@ -116,10 +124,11 @@ class PartCompiler(Compiler):
         super().__init__(typingctx, targetctx, library or Part(targetctx.codegen(), "part"), *rest)
 
     def define_pipelines(self) -> list:
-        """Numba's, with branches on a variant decided first."""
+        """Numba's, with branches on a variant decided first, and without what only arrays and closures need."""
         pipelines = super().define_pipelines()
         for pipeline in pipelines:
             pipeline.add_pass_after(ConstantAttributes, FixupArgs)
+            pipeline.passes[:] = [step for step in pipeline.passes if step[0] not in NOT_NEEDED]
             pipeline.finalize()
         return pipelines
 

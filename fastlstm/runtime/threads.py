@@ -92,13 +92,12 @@ def _started() -> region.Region:
     global _region
     with _starting:
         if _region is None:
-            found: list[region.Region] = []
+            from concurrent.futures import ThreadPoolExecutor
+
             # On a thread of its own: OpenMP's default count, which Numba sets as it starts its threads, is that of the
             # calling thread, and torch's too.
-            starter = threading.Thread(target=lambda: found.append(region.start()))
-            starter.start()
-            starter.join()
-            (_region,) = found
+            with ThreadPoolExecutor(max_workers=1) as starter:
+                _region = starter.submit(region.start).result()
         return _region
 
 

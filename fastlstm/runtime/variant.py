@@ -16,11 +16,10 @@ class Function(NamedTuple):
 class Variant(NamedTuple):
     """Choices that must not be branches of an inner loop.
 
-    All but the first four belong to cells that `torch.nn.LSTM` does not have; `fastlstm.cell` says what they mean.
+    All but the first three belong to cells that `torch.nn.LSTM` does not have; `fastlstm.cell` says what they mean.
     """
 
     dtype: str = "float32"
-    training: bool = False  # whether forward keeps what backward needs
     linear: bool = False  # activations left out: tells a fault of the products from one of the gates
     ragged: bool = False  # whether rows have lengths, or are reset on the way
     special: bool = False  # whether the cell is another than the plain one; if not, what follows is as here

@@ -253,8 +253,8 @@ def _lie(*tensors: Tensor) -> bool:
 
 
 @lru_cache(64)
-def _short_step(B: int, I: int, H: int, dtype: torch.dtype, keep: bool) -> ShortStep:
-    return ShortStep(B, I, H, packing.plain_variant(_NAMES[dtype], keep))
+def _short_step(B: int, I: int, H: int, dtype: torch.dtype) -> ShortStep:
+    return ShortStep(B, I, H, packing.plain_variant(_NAMES[dtype]))
 
 
 @lru_cache(64)
@@ -275,7 +275,9 @@ def _packed_step(B: int, I: int, H: int, dtype: torch.dtype) -> ShortForward | N
     where they are packed in digits.
     """
     variant = packing.plain_variant(_NAMES[dtype])
-    shape = Shape((1, B, I), (1, B, H), (1, B, H), 1, B, I, H, 1, 1, False, np.dtype(variant.dtype), variant, True)
+    shape = Shape(
+        (1, B, I), (1, B, H), (1, B, H), 1, B, I, H, 1, 1, False, np.dtype(variant.dtype), variant, alone=True
+    )  # fmt: skip
     if not packing.in_digits(variant, I, H)[1] or not ShortForward.fits(shape):
         return None
     return ShortForward(shape, _unbound, _unbound)
@@ -302,8 +304,8 @@ def _step(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor) -> bo
         return True
     gates = tape.data_ptr()
     places = [tensor.data_ptr() for tensor in (*given, y, h_n, c_n)]
-    places += [gates, gates + B * 4 * H * x.element_size()] if call.keep else []
-    _short_step(B, x.shape[2], H, x.dtype, call.keep).run_at(places)
+    places += [gates, gates + B * 4 * H * x.element_size()] if call.keep else [0, 0]
+    _short_step(B, x.shape[2], H, x.dtype).run_at(places)
     return True
 
 
@@ -411,7 +413,7 @@ def forward(*inputs: Any) -> tuple[Tensor, ...]:
     )  # fmt: skip
     x = x[layout.places()] if plan.chunk and call.lengths is not None else x
     calls.forward(
-        variant._replace(training=call.keep), plan, x, packs, _array(call.h_0), _array(call.c_0),
+        variant, plan, x, packs, _array(call.h_0), _array(call.c_0),
         _view(y, call.y_first), h_n.numpy(), c_n.numpy(),
         _taped(call, tape, layout.size, variant) if call.keep else [], call.directions, ragged, _masks(call, layout),
     )  # fmt: skip

@@ -182,6 +182,16 @@ def test_one_part_needs_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
     CASES[0].inferred()
 
 
+def test_threads_that_cannot_start_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_layer() -> None:
+        raise ValueError("no threading layer could be loaded")
+
+    monkeypatch.setattr(threads.region, "start", no_layer)
+    monkeypatch.setattr(threads, "_region", None)
+    with pytest.raises(ValueError, match="no threading layer could be loaded"):
+        threads._started()
+
+
 def test_calls_stay_alone_for_a_while_after_threads_had_to_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     """In two calls running, the first one after such a while forgiven too; twice as long each time, up to a second, and
     one good call forgets them.

@@ -36,7 +36,7 @@ def emit(self, function, symbol):
 linking.Emitted.emit = emit
 found = {}
 for name, variant in (
-    ("forward", Variant(training=True)), ("backward", Variant()), ("forward", Variant("float64")),
+    ("forward", Variant()), ("backward", Variant()), ("forward", Variant("float64")),
     ("forward", Variant(weights="int8")), ("forward", Variant(weights="bfloat16")),
 ):
     for cpu, text in compiling.compiled(name, variant, "worker").items():
