@@ -23,7 +23,7 @@ from torch_case import assert_same, flat, state, twins
 import fastlstm
 import fastlstm.torch
 from fastlstm.runtime import reuse
-from fastlstm.torch import operator
+from fastlstm.torch import operator, packs
 from fastlstm.torch import passes as torch_passes
 
 ROOT = Path(__file__).parent.parent
@@ -164,7 +164,7 @@ def test_nothing_is_copied() -> None:
     for tensor, batch_first in ((x, False), (x.transpose(0, 1), True)):
         view = torch_passes._view(tensor, batch_first)
         assert view.__array_interface__["data"][0] == x.data_ptr() and view.shape == (4, 3, 5)
-    assert torch_passes._array(x).__array_interface__["data"][0] == x.data_ptr()
+    assert packs.array_of(x).__array_interface__["data"][0] == x.data_ptr()
 
 
 def test_empty_batch() -> None:
@@ -268,8 +268,8 @@ def test_packed_weights_die_with_their_parameters() -> None:
     for _ in range(5):
         one()
         gc.collect()
-    alive = [storage for *_, storage in torch_passes._packed.values() if not storage.expired()]
-    assert len(torch_passes._packed) <= len(alive) + 1  # the newest is dropped when the next one comes
+    alive = [packed for packed in packs._packed.values() if not packed.storage.expired()]
+    assert len(packs._packed) <= len(alive) + 1  # the newest is dropped when the next one comes
 
 
 def test_large_tensors_take_memory_that_earlier_ones_left(monkeypatch: pytest.MonkeyPatch) -> None:

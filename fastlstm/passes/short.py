@@ -33,8 +33,9 @@ Lie = Callable[[], "list[np.ndarray] | None"]
 
 _AT = {name: index for index, name in enumerate(Forward._fields)}
 X, Y, H_0, C_0, H_N, C_N = (_AT[name] for name in ("x", "y", "h_0", "c_0", "h_n", "c_n"))
-WEIGHTS, BIAS, GATES, CELLS = (_AT[name] for name in ("weights", "bias", "gates", "cells"))
-DIGITS = _AT["digits_ih"], _AT["digits_hh"]
+GATES, CELLS = _AT["gates"], _AT["cells"]
+_PACKED = [_AT[name] for name in ("weights", "bias", "digits_ih", "digits_hh")]
+_PLACES = [*_PACKED, X, H_0, C_0, Y, H_N, C_N]  # what `run_at` is given
 
 Recorded = tuple[np.ndarray, list[State], State, "ShortBackward | None"]  # x (T, B, I), tape, (h_0, c_0), its backward
 
@@ -242,25 +243,32 @@ class ShortForward:
                     self._run.run(part, frame)
             frame += self._layer
 
-    def run_at(self, packs: list[Weights], x: int, h_0: int, c_0: int, y: int, h_n: int, c_n: int) -> None:
-        """Compute with packed weights and arrays at so many addresses, through one layer in one direction."""
+    def run_at(self, places: list[int]) -> None:
+        """Compute, through one layer in one direction, with what is at so many addresses: `pointers` of packed weights,
+        then x, h_0, c_0, y, h_n and c_n.
+        """
         try:
             seat = self._seats.pop()
         except IndexError:
             seat = self._seat()
-        self._point(seat, packs)
         words = seat.words
-        words[X], words[Y], words[H_0], words[C_0], words[H_N], words[C_N] = x, y, h_0, c_0, h_n, c_n
+        for at, place in zip(_PLACES, places, strict=True):
+            words[at] = place
         self._run.run(0, seat.address)
-        seat.packs = []  # they go with their owner
+        seat.packs = []  # those of a call are not pointed to any more
         self._seats.append(seat)
+
+    @staticmethod
+    def pointers(pack: Weights) -> list[int]:
+        """Where packed weights lie, as a frame has it."""
+        arrays = pack.weights, pack.bias, pack.digits_ih, pack.digits_hh
+        return [0 if array is None else address(array) for array in arrays]
 
     def _point(self, seat: Seat, packs: list[Weights]) -> None:
         """Let the frames point to packed weights."""
         for k, pack in enumerate(packs):
             if k >= len(seat.packs) or seat.packs[k] is not pack:
                 at = self._places[k][0]
-                seat.words[at + WEIGHTS], seat.words[at + BIAS] = address(pack.weights), address(pack.bias)
-                for index, digits in zip(DIGITS, (pack.digits_ih, pack.digits_hh), strict=True):
-                    seat.words[at + index] = 0 if digits is None else address(digits)
+                for index, place in zip(_PACKED, self.pointers(pack), strict=True):
+                    seat.words[at + index] = place
         seat.packs = packs

@@ -56,6 +56,8 @@ class _Prepared:
         self._space, self._dtype = space, np.dtype(variant.dtype)
         self._seats: list[Seat] = []
         self._head = 8 * (len(sizes) + 1)  # bytes before the addresses
+        self._nowhere = [0] * (len(frame._fields) - len(sizes) - 1)  # addresses of nothing
+        self._format = f"{len(self._nowhere)}q"
 
     @cached_property
     def _worker(self) -> Worker:
@@ -71,12 +73,12 @@ class _Prepared:
         self.run_at(addresses(arrays))
 
     def run_at(self, places: list[int]) -> None:
-        """Compute with the arrays at so many addresses."""
+        """Compute with the arrays at so many addresses; the last may be left out: a step without a tape."""
         try:
             seat = self._seats.pop()
         except IndexError:
             seat = self._seat()
-        pack_into(f"{len(places)}q", seat.words, self._head, *places)
+        pack_into(self._format, seat.words, self._head, *places, *self._nowhere[len(places) :])
         self._worker.run(0, seat.address)
         self._seats.append(seat)
 

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastlstm import directions
 from fastlstm.cell import CellSpec, parameter_shapes
 from fastlstm.layer import CELL_OPTIONS, spec_of
+from fastlstm.torch import steps
 from fastlstm.torch.operator import layer
 
 __all__ = ["LSTM"]
@@ -219,6 +220,12 @@ class LSTM(torch.nn.RNNBase):
         (h_n, c_n)
             Shaped as `hx`; the state after each row's last step.
         """
+        quick = steps.eager(input, hx) and lengths is None and reset is None and self._steps(input)
+        state = hx if quick else None
+        if state is not None:
+            weights = [getattr(self, name) for name in self._all_weights[0]]
+            if found := steps.again(input, *state, weights, (*input.shape[:-1], self.hidden_size)):
+                return found[0], found[1:]
         sizes = order = back = None
         x, batch_first = input, self.batch_first
         if isinstance(input, PackedSequence):
@@ -252,6 +259,8 @@ class LSTM(torch.nn.RNNBase):
             else:
                 ends["reset"] = starts
         y, h_n, c_n = self._run(x, h_0, c_0, ends, batch_first)
+        if state is not None:
+            steps.remember(x, h_0, c_0, weights)
         if back is not None:
             h_n, c_n = h_n.index_select(1, back), c_n.index_select(1, back)
         if single:
@@ -262,6 +271,13 @@ class LSTM(torch.nn.RNNBase):
         elif single:
             parts = tuple(part.squeeze(0 if batch_first else 1) for part in parts)
         return parts if isinstance(y, tuple) else parts[0], (h_n, c_n)
+
+    def _steps(self, input: Any) -> bool:
+        """Whether a call is one step of one layer of the plain cell."""
+        if type(input) is not Tensor or input.dim() != 3 or input.shape[1 if self.batch_first else 0] != 1:
+            return False
+        other = self.cell or self.proj_size or self.recurrent_dropout or self.zoneout != (0.0, 0.0)
+        return self.num_layers == 1 and not (self.bidirectional or self.reverse or other)
 
     def _given_reset(self, reset: Any, x: Tensor, single: bool) -> Tensor:
         """Where sequences begin anew, (T, B)."""

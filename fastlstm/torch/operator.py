@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, library
 
 from fastlstm.torch import passes
-from fastlstm.torch.passes import Inputs
+from fastlstm.torch.inputs import Inputs
 
 __all__ = ["layer"]
 

@@ -1,0 +1,180 @@
+"""Short calls: of one step forward, and of few rows backward.
+
+They read the weights as they lie, which need not be packed, nor be known to be the same as before, but where packed
+ones are so much faster that a digest of them pays. A step in inference that is as one before is not put together anew:
+that takes forty microseconds, and what it computes a few.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastlstm.passes import packing
+from fastlstm.passes.short import Shape, ShortForward
+from fastlstm.passes.short_step import ShortBackward, ShortStep
+from fastlstm.plan import ROWS
+from fastlstm.torch.inputs import NAMES, Inputs, cell_of, check
+from fastlstm.torch.packs import Packed, lie, packs_of
+
+
+@lru_cache(64)
+def _short_step(B: int, I: int, H: int, dtype: torch.dtype) -> ShortStep:
+    return ShortStep(B, I, H, packing.plain_variant(NAMES[dtype]))
+
+
+@lru_cache(64)
+def _short_backward(T: int, B: int, I: int, H: int, dtype: torch.dtype) -> ShortBackward:
+    shape, state = (T, B, I), (1, B, H)
+    return ShortBackward(T, B, I, H, (B * H, H), shape, (T, B, H), state, packing.plain_variant(NAMES[dtype]))
+
+
+@lru_cache(16)
+def _zeros(n: int, dtype: torch.dtype) -> Tensor:
+    """What stands for a bias where there is none."""
+    return torch.zeros(n, dtype=dtype)
+
+
+@lru_cache(64)
+def _packed_step(B: int, I: int, H: int, dtype: torch.dtype) -> ShortForward | None:
+    """What runs a step of few rows from packed weights, where that is so much faster that it is worth a digest of them:
+    where they are packed in digits.
+    """
+    variant = packing.plain_variant(NAMES[dtype])
+    shape = Shape(
+        (1, B, I), (1, B, H), (1, B, H), 1, B, I, H, 1, 1, False, np.dtype(variant.dtype), variant, alone=True
+    )  # fmt: skip
+    if not packing.in_digits(variant, I, H)[1] or not ShortForward.fits(shape):
+        return None
+    return ShortForward(shape, _unbound, _unbound)
+
+
+def _unbound() -> NoReturn:
+    raise AssertionError("a step is given its weights")
+
+
+def step(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor) -> bool:
+    """Run a call of one step in one direction; False if the call is another."""
+    x = call.x
+    if not call.simple or x.shape[1 if call.x_first else 0] != 1:
+        return False
+    B, H = call.h_0.shape[1:]
+    biases = call.weights[2:] if call.bias else (_zeros(4 * H, x.dtype),) * 2
+    given = (*call.weights[:2], *biases, x, call.h_0, call.c_0)
+    if not lie(*given):
+        return False
+    check(call)
+    if not call.keep and (packed := _packed_step(B, x.shape[2], H, x.dtype)) is not None:
+        packs = packs_of("forward", call, *cell_of(call))
+        places = [tensor.data_ptr() for tensor in (x, call.h_0, call.c_0, y, h_n, c_n)]
+        packed.run_at([*packed.pointers(packs[0].weights), *places])
+        return True
+    gates = tape.data_ptr()
+    places = [tensor.data_ptr() for tensor in (*given, y, h_n, c_n)]
+    places += [gates, gates + B * 4 * H * x.element_size()] if call.keep else []
+    _short_step(B, x.shape[2], H, x.dtype).run_at(places)
+    return True
+
+
+class _Known(NamedTuple):
+    """How to run a step as one before."""
+
+    run: ShortForward | ShortStep
+    packed: weakref.ref[Packed] | None  # what is read in place of the weights
+    places: list[int]  # of that, or of the weights
+
+
+_known: dict[tuple, _Known] = {}
+_MOST = 256  # of them
+
+
+def eager(x: Any, state: Any) -> bool:
+    """Whether a call has no gradient, nobody traces it, and it has a state, all plain tensors in the CPU's memory."""
+    if type(state) not in (tuple, list) or len(state) != 2:
+        return False
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if torch._C._len_torch_dispatch_stack() or torch.is_autocast_enabled("cpu"):
+        return False
+    for tensor in (x, *state):
+        if type(tensor) is not Tensor or not tensor.is_cpu:
+            return False
+    return True
+
+
+def _key(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> tuple:
+    """What a step is known by: all that its checks look at, and where its weights lie."""
+    return (
+        x.shape, h_0.shape, c_0.shape, x.dtype, h_0.dtype, c_0.dtype,
+        *[weight.shape for weight in weights], *[weight.dtype for weight in weights],
+        *[weight.data_ptr() for weight in weights],
+    )  # fmt: skip
+
+
+def remember(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> None:
+    """Note a call of the plain cell that was found right, for `again`; it is no step if it takes several."""
+    B, I, H = h_0.numel() // h_0.shape[-1], x.shape[-1], h_0.shape[-1]
+    if B == 0 or x.numel() != B * I or not lie(x, h_0, c_0, *weights):
+        return
+    bias = len(weights) == 4
+    if (prepared := _packed_step(B, I, H, x.dtype)) is None:
+        biases = weights[2:] if bias else (_zeros(4 * H, x.dtype),) * 2
+        places = [weight.data_ptr() for weight in (*weights[:2], *biases)]
+        known = _Known(_short_step(B, I, H, x.dtype), None, places)
+    else:
+        call = Inputs(
+            x.reshape(1, B, I), h_0.reshape(1, B, H), c_0.reshape(1, B, H), None, None, None, None, None, None,
+            False, False, False, False, "", bias, tuple(weights),
+        )  # fmt: skip
+        (packed,) = packs_of("forward", call, *cell_of(call))
+        known = _Known(prepared, weakref.ref(packed), prepared.pointers(packed.weights))
+    for oldest in list(_known)[: len(_known) - _MOST + 1]:
+        _known.pop(oldest, None)
+    _known[_key(x, h_0, c_0, weights)] = known
+
+
+def again(
+    x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor], y_shape: tuple[int, ...] | None = None
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """y, h_n and c_n of a step as one before, shaped as `h_0`, but for a y with a shape of its own; None of any other
+    call. The tensors must be `eager`.
+    """
+    known = _known.get(_key(x, h_0, c_0, weights))
+    if known is None or not lie(x, h_0, c_0, *weights):
+        return None
+    run, packed, places = known
+    if packed is not None and ((found := packed()) is None or not found.holds()):
+        return None
+    h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
+    y = h_n if y_shape is None else h_0.new_empty(y_shape)
+    run.run_at([*places, *[tensor.data_ptr() for tensor in (x, h_0, c_0, y, h_n, c_n)]])
+    return y, h_n, c_n
+
+
+def few_rows_backward(call: Inputs, dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor) -> list[Tensor] | None:
+    """The gradients of a call of few rows in one direction; None if the call is another."""
+    x = call.x
+    if not call.simple or x.shape[0] * x.shape[1] > ROWS:
+        return None
+    if (call.x_first or call.y_first) and 1 not in x.shape[:2]:
+        return None
+    w_ih, w_hh = call.weights[:2]
+    dy, dh_n, dc_n = dy.contiguous(), dh_n.contiguous(), dc_n.contiguous()
+    if not lie(x, call.h_0, call.c_0, dy, dh_n, dc_n, w_ih, w_hh):
+        return None
+    check(call)
+    H = call.h_0.shape[2]
+    T, B = x.shape[1::-1] if call.x_first else x.shape[:2]
+    shapes = (x.shape, call.h_0.shape, call.h_0.shape, w_ih.shape, w_hh.shape, (4 * H,))
+    found = [x.new_empty(tuple(shape)) for shape in shapes]  # of a torch.Size it takes half as long again
+    gates = tape.data_ptr()
+    places = [x.data_ptr(), gates, gates + T * B * 4 * H * x.element_size()]
+    places += [tensor.data_ptr() for tensor in (call.h_0, call.c_0, dy, dh_n, dc_n, w_ih, w_hh, *found)]
+    _short_backward(T, B, x.shape[2], H, x.dtype).run_at(places)
+    return [*found, found[5].clone()] if call.bias else found[:5]

@@ -1,0 +1,151 @@
+"""Steps in inference, which are not put together anew where there was one before: no bit changes, nothing is missed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastlstm.torch
+from fastlstm.torch import steps
+
+State = tuple[Tensor, Tensor]
+# Packed in digits where the processor has a matrix unit, and read as they lie.
+SIZES = [(3, 24, 96), (1, 8, 128), (2, 5, 16), (1, 3, 4)]
+
+
+def cell(I: int, H: int, B: int, bias: bool = True) -> tuple[torch.nn.Module, Callable[[], tuple[Tensor, State]]]:
+    return fastlstm.torch.LSTMCell(I, H, bias), lambda: (torch.randn(B, I), (torch.randn(B, H), torch.randn(B, H)))
+
+
+def layer(I: int, H: int, B: int, bias: bool = True) -> tuple[torch.nn.Module, Callable[[], tuple[Tensor, State]]]:
+    return (
+        fastlstm.torch.LSTM(I, H, bias=bias, batch_first=True),
+        lambda: (torch.randn(B, 1, I), (torch.randn(1, B, H), torch.randn(1, B, H))),
+    )
+
+
+def flat(found: tuple) -> list[Tensor]:
+    """All tensors of what a module returns."""
+    return [found] if isinstance(found, Tensor) else [tensor for part in found for tensor in flat(part)]
+
+
+def anew(module: torch.nn.Module, x: Tensor, state: State) -> list[Tensor]:
+    """What a module finds where no step was before."""
+    known = dict(steps._known)
+    steps._known.clear()
+    try:
+        return [tensor.clone() for tensor in flat(module(x, state))]
+    finally:
+        steps._known.clear()
+        steps._known.update(known)
+
+
+def known(module: torch.nn.Module, x: Tensor, state: State, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """What it finds as before, not by way of the operator."""
+    with monkeypatch.context() as patch:
+        for place in ("fastlstm.torch.modules.layer", "fastlstm.torch.lstm_cell.layer"):
+            patch.setattr(place, lambda *_, **__: pytest.fail("the operator was called"))
+        return flat(module(x, state))
+
+
+@pytest.fixture(autouse=True)
+def nothing_known() -> None:
+    steps._known.clear()
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("make", [cell, layer])
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_a_step_as_one_before(make, sizes, bias, context, monkeypatch: pytest.MonkeyPatch) -> None:
+    B, I, H = sizes
+    module, draw = make(I, H, B, bias)
+    with context():
+        module(*draw())
+        for _ in range(3):
+            x, state = draw()
+            for found, expected in zip(known(module, x, state, monkeypatch), anew(module, x, state), strict=True):
+                assert torch.equal(found, expected) and found.shape == expected.shape
+
+
+@pytest.mark.parametrize("make", [cell, layer])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_changed_parameters_are_seen(make, sizes) -> None:
+    B, I, H = sizes
+    module, draw = make(I, H, B)
+    x, state = draw()
+    changes = [
+        lambda p: p.data.mul_(0.5),
+        lambda p: p.detach().numpy().__iadd__(0.1),
+        lambda p: setattr(p, "data", torch.randn_like(p)),
+    ]
+    with torch.no_grad():
+        before = flat(module(x, state))
+        for change in changes:
+            for parameter in module.parameters():
+                change(parameter)
+            for _ in range(2):
+                after = flat(module(x, state))
+                assert all(torch.equal(a, b) for a, b in zip(after, anew(module, x, state), strict=True))
+                assert not torch.equal(after[0], before[0])
+            before = after
+
+
+@pytest.mark.parametrize("make", [cell, layer])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_training_between_them(make, sizes) -> None:
+    """A step without a tape must not write to that of a call before."""
+    B, I, H = sizes
+    module, draw = make(I, H, B)
+    x, state = draw()
+    x.requires_grad_()
+
+    def gradient(between: int) -> Tensor:
+        total = sum(tensor.sum() for tensor in flat(module(x, state)))
+        with torch.no_grad():
+            for _ in range(between):
+                module(*draw())
+        (found,) = torch.autograd.grad(total, x)
+        return found
+
+    assert torch.equal(gradient(0), gradient(3))
+
+
+@pytest.mark.parametrize("make", [cell, layer])
+def test_what_is_wrong_is_told_as_ever(make) -> None:
+    module, draw = make(8, 128, 2)
+    x, (h, c) = draw()
+    with torch.no_grad():
+        expected = flat(module(x, (h, c)))
+        for wrong in (
+            (x[..., :7], (h, c)), (x, (h[..., :100], c)), (x, (h, c.double())), (x.double(), (h, c)), (x, h),
+        ):  # fmt: skip
+            with pytest.raises((RuntimeError, ValueError, IndexError)):
+                module(*wrong)
+        strided = torch.randn(*x.shape[:-1], 16)[..., ::2].copy_(x)
+        for found in (module(strided, (h, c)), module(x, [h, c]), copy.deepcopy(module)(x, (h, c))):
+            assert all(torch.equal(a, b) for a, b in zip(flat(found), expected, strict=True))
+        double = copy.deepcopy(module).double()
+        assert flat(double(x.double(), (h.double(), c.double())))[0].dtype == torch.float64
+
+
+def test_no_more_are_kept_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "_MOST", 3)
+    module, _ = cell(4, 8, 1)
+    with torch.no_grad():
+        for B in range(1, 8):
+            module(torch.randn(B, 4), (torch.randn(B, 8), torch.randn(B, 8)))
+            assert len(steps._known) == min(B, 3)
+
+
+def test_no_rows() -> None:
+    module, draw = cell(4, 8, 0)
+    with torch.no_grad():
+        for _ in range(2):
+            h, c = module(*draw())
+            assert h.shape == c.shape == (0, 8)
