@@ -149,3 +149,49 @@ def test_no_rows() -> None:
         for _ in range(2):
             h, c = module(*draw())
             assert h.shape == c.shape == (0, 8)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("sizes", [*SIZES, (40, 5, 16)])
+@pytest.mark.parametrize("make", [cell, layer])
+@pytest.mark.parametrize("of", [(0,), (1,), (-1,), (0, 1, -1)])
+def test_gradients_of_a_step_as_one_before(make, sizes, bias, of) -> None:
+    """Those of the operator, to the last bit, and once more from the same graph; rows may be many."""
+    B, I, H = sizes
+    module, draw = make(I, H, B, bias)
+    module(*draw())
+    x, (h, c) = draw()
+    inputs = [tensor.requires_grad_() for tensor in (x, h, c)] + list(module.parameters())
+
+    def gradients() -> list[list[Tensor]]:
+        found = flat(module(x, (h, c)))
+        total = sum((found[k] * found[k]).sum() for k in of)
+        return [list(torch.autograd.grad(total, inputs, retain_graph=True)) for _ in range(2)]
+
+    once = gradients()
+    assert len(steps._known) == 1
+    steps._known.clear()
+    for found, expected in zip(once, gradients(), strict=True):
+        for name, a, b in zip("xhc" + "w" * 4, found, expected, strict=False):
+            assert a.shape == b.shape and torch.equal(a, b), name
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch's own, of forward mode
+@pytest.mark.parametrize("make", [cell, layer])
+def test_what_a_step_as_one_before_refuses(make) -> None:
+    module, draw = make(3, 4, 2)
+    x, (h, c) = draw()
+    x.requires_grad_()
+    for _ in range(2):
+        (found,) = torch.autograd.grad(flat(module(x, (h, c)))[0].sum(), x, create_graph=True)
+        with pytest.raises(NotImplementedError, match="second derivative"):
+            found.sum().backward()
+        with pytest.raises(NotImplementedError, match="forward mode"), torch.autograd.forward_ad.dual_level():
+            module(torch.autograd.forward_ad.make_dual(x.detach(), torch.ones_like(x)), (h, c))
+        with pytest.raises(NotImplementedError, match="vmap"):
+            torch.func.vmap(module, (None, 0))(x, (torch.stack([h, h]), torch.stack([c, c])))
+    y = module(x, (h, c))
+    with torch.no_grad():
+        next(module.parameters()).add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        flat(y)[0].sum().backward()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastlstm.torch import steps
 from fastlstm.torch.modules import State, autocast, require
-from fastlstm.torch.operator import layer
+from fastlstm.torch.operator import layer, step
 
 __all__ = ["LSTMCell"]
 
@@ -49,8 +49,8 @@ class LSTMCell(torch.nn.RNNCellBase):
                 raise ValueError(f"LSTMCell: Expected hx[{i}] to be 1D or 2D, got {state.dim()}D instead")
         weights = [self.weight_ih, self.weight_hh, *([self.bias_ih, self.bias_hh] if self.bias else [])]
         state = hx if steps.eager(input, hx) else None
-        if state is not None and (found := steps.again(input, *state, weights)):
-            return found[1:]
+        if state is not None and (found := step(input, *state, weights)):
+            return found
         (x,) = autocast(self.weight_ih, input)
         if hx is None:
             zeros = x.new_zeros((*x.shape[:-1], self.hidden_size))

@@ -14,7 +14,7 @@ from fastlstm import directions
 from fastlstm.cell import CellSpec, parameter_shapes
 from fastlstm.layer import CELL_OPTIONS, spec_of
 from fastlstm.torch import steps
-from fastlstm.torch.operator import layer
+from fastlstm.torch.operator import layer, step
 
 __all__ = ["LSTM"]
 
@@ -224,7 +224,7 @@ class LSTM(torch.nn.RNNBase):
         state = hx if quick else None
         if state is not None:
             weights = [getattr(self, name) for name in self._all_weights[0]]
-            if found := steps.again(input, *state, weights, (*input.shape[:-1], self.hidden_size)):
+            if found := step(input, *state, weights, (*input.shape[:-1], self.hidden_size)):
                 return found[0], found[1:]
         sizes = order = back = None
         x, batch_first = input, self.batch_first

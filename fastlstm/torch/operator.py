@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
-from fastlstm.torch import passes
+from fastlstm.torch import passes, steps
 from fastlstm.torch.inputs import Inputs
 
 __all__ = ["layer"]
@@ -125,6 +125,46 @@ class _LayerBackward(torch.autograd.Function):
     vmap = staticmethod(_refuse_vmap)
 
 
+class _Step(torch.autograd.Function):
+    """A step as one before: fewer arguments, and no rules for transforms, cost half as much."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, known: steps.Known, y_shape: Any, x: Tensor, h_0: Tensor, c_0: Tensor, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        made, tape = steps.tape(known, x, h_0, c_0, y_shape)
+        ctx.save_for_backward(tape, x, h_0, c_0, *weights)
+        ctx.known, ctx.spent = known, False
+        ctx.set_materialize_grads(False)
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *douts: Tensor | None) -> tuple[Any, ...]:
+        """The gradient."""
+        tape, x, h_0, c_0, *weights = ctx.saved_tensors
+        if ctx.spent or torch.is_grad_enabled():  # a second time, or to be differentiated again
+            return None, None, *_as_a_layer(x, h_0, c_0, weights, douts)
+        ctx.spent = True
+        return None, None, *steps.differentiate(ctx.known, tape, x, h_0, c_0, weights, douts)
+
+    jvp = staticmethod(_refuse_forward_mode)
+
+
+def _as_a_layer(x: Tensor, h_0: Tensor, c_0: Tensor, weights: list[Tensor], douts: tuple[Tensor | None, ...]) -> list:
+    """The gradients of a step, computed from the beginning."""
+    H = h_0.shape[-1]
+    h, c = h_0.reshape(1, -1, H), c_0.reshape(1, -1, H)
+    dy, dh_n, dc_n = [None] * (3 - len(douts)) + list(douts)
+    given = [torch.zeros_like(h) if d is None else d.reshape(1, -1, H) for d in (dy, dh_n, dc_n)]
+    call = Inputs(
+        x.reshape(1, -1, x.shape[-1]), h, c, None, None, None, None, None, None,
+        False, False, False, False, "", len(weights) == 4, tuple(weights),
+    )  # fmt: skip
+    inputs = (*given, x.new_empty((1, 0)), torch.ones(1, dtype=torch.int64), *call)
+    dx, dh_0, dc_0, *grads = _apply(torch.ops.fastlstm.layer_backward, _LayerBackward, passes.backward, inputs)
+    return [dx.reshape(x.shape), dh_0.reshape(h_0.shape), dc_0.reshape(c_0.shape), *grads]
+
+
 for _function in (_Layer, _LayerBackward):  # torch asks at every call for the signature: 25 us
     _function.forward.__signature__ = inspect.signature(_function.forward)  # type: ignore[attr-defined]
 
@@ -168,3 +208,16 @@ def layer(
     inputs = (x, h_0, c_0, *ends, *masks, keep, x_first, y_first, reverse, cell, bias, weights)
     y, h_n, c_n, *_ = _apply(torch.ops.fastlstm.layer, _Layer, passes.forward, inputs)
     return y, h_n, c_n
+
+
+def step(
+    x: Tensor, h_0: Tensor, c_0: Tensor, weights: list[Tensor], y_shape: tuple[int, ...] | None = None
+) -> tuple[Tensor, ...] | None:
+    """(y, h_n, c_n) of a step of the plain cell, or (h_n, c_n) if y has no shape, where it is as one before; None where
+    it is not. The tensors must be `steps.eager`.
+    """
+    if (known := steps.find(x, h_0, c_0, weights)) is None:
+        return None
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, h_0, c_0, *weights)):
+        return _Step.apply(known, y_shape, x, h_0, c_0, *weights) if known.backward is not None else None
+    return steps.infer(known, x, h_0, c_0, y_shape)

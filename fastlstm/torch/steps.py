@@ -1,8 +1,8 @@
 """Short calls: of one step forward, and of few rows backward.
 
 They read the weights as they lie, which need not be packed, nor be known to be the same as before, but where packed
-ones are so much faster that a digest of them pays. A step in inference that is as one before is not put together anew:
-that takes forty microseconds, and what it computes a few.
+ones are so much faster that a digest of them pays. A step that is as one before is not put together anew: that takes
+forty microseconds, and what it computes a few.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fastlstm.passes import packing
 from fastlstm.passes.short import Shape, ShortForward
 from fastlstm.passes.short_step import ShortBackward, ShortStep
 from fastlstm.plan import ROWS
+from fastlstm.runtime.memory import address
 from fastlstm.torch.inputs import NAMES, Inputs, cell_of, check
 from fastlstm.torch.packs import Packed, lie, packs_of
 
@@ -82,25 +83,28 @@ def step(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor) -> boo
     return True
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     """How to run a step as one before."""
 
-    run: ShortForward | ShortStep
-    packed: weakref.ref[Packed] | None  # what is read in place of the weights
-    places: list[int]  # of that, or of the weights
+    run: ShortForward | ShortStep  # in inference
+    packed: weakref.ref[Packed] | None  # what that reads in place of the weights
+    read: list[int]  # where this, or they, lie
+    taped: ShortStep  # with a tape
+    places: list[int]  # where the weights lie
+    backward: ShortBackward | None  # of few rows
 
 
-_known: dict[tuple, _Known] = {}
+_known: dict[tuple, Known] = {}
 _MOST = 256  # of them
 
 
 def eager(x: Any, state: Any) -> bool:
-    """Whether a call has no gradient, nobody traces it, and it has a state, all plain tensors in the CPU's memory."""
-    if type(state) not in (tuple, list) or len(state) != 2:
+    """Whether nobody traces or transforms a call, and it has a state, all plain tensors in the CPU's memory."""
+    if torch.compiler.is_compiling() or type(state) not in (tuple, list) or len(state) != 2:
         return False
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch._C._len_torch_dispatch_stack() or torch._C._are_functorch_transforms_active():
         return False
-    if torch._C._len_torch_dispatch_stack() or torch.is_autocast_enabled("cpu"):
+    if torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
         return False
     for tensor in (x, *state):
         if type(tensor) is not Tensor or not tensor.is_cpu:
@@ -122,39 +126,75 @@ def remember(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> 
     B, I, H = h_0.numel() // h_0.shape[-1], x.shape[-1], h_0.shape[-1]
     if B == 0 or x.numel() != B * I or not lie(x, h_0, c_0, *weights):
         return
-    bias = len(weights) == 4
-    if (prepared := _packed_step(B, I, H, x.dtype)) is None:
-        biases = weights[2:] if bias else (_zeros(4 * H, x.dtype),) * 2
-        places = [weight.data_ptr() for weight in (*weights[:2], *biases)]
-        known = _Known(_short_step(B, I, H, x.dtype), None, places)
-    else:
+    bias, taped = len(weights) == 4, _short_step(B, I, H, x.dtype)
+    biases = weights[2:] if bias else (_zeros(4 * H, x.dtype),) * 2
+    places = [weight.data_ptr() for weight in (*weights[:2], *biases)]
+    known = Known(taped, None, places, taped, places, _short_backward(1, B, I, H, x.dtype) if B <= ROWS else None)
+    if (prepared := _packed_step(B, I, H, x.dtype)) is not None:
         call = Inputs(
             x.reshape(1, B, I), h_0.reshape(1, B, H), c_0.reshape(1, B, H), None, None, None, None, None, None,
             False, False, False, False, "", bias, tuple(weights),
         )  # fmt: skip
         (packed,) = packs_of("forward", call, *cell_of(call))
-        known = _Known(prepared, weakref.ref(packed), prepared.pointers(packed.weights))
+        known = known._replace(run=prepared, packed=weakref.ref(packed), read=prepared.pointers(packed.weights))
     for oldest in list(_known)[: len(_known) - _MOST + 1]:
         _known.pop(oldest, None)
     _known[_key(x, h_0, c_0, weights)] = known
 
 
-def again(
-    x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor], y_shape: tuple[int, ...] | None = None
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """y, h_n and c_n of a step as one before, shaped as `h_0`, but for a y with a shape of its own; None of any other
-    call. The tensors must be `eager`.
-    """
+def find(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> Known | None:
+    """How to run a step, if there was one like it. The tensors must be `eager`."""
     known = _known.get(_key(x, h_0, c_0, weights))
-    if known is None or not lie(x, h_0, c_0, *weights):
-        return None
-    run, packed, places = known
+    return known if known is not None and lie(x, h_0, c_0, *weights) else None
+
+
+def infer(
+    known: Known, x: Tensor, h_0: Tensor, c_0: Tensor, y_shape: tuple[int, ...] | None
+) -> tuple[Tensor, ...] | None:
+    """(y, h_n, c_n) of a step, or without a shape of y (h_n, c_n); None if the weights have changed."""
+    packed = known.packed
     if packed is not None and ((found := packed()) is None or not found.holds()):
         return None
+    made, places = _made(x, h_0, c_0, y_shape)
+    known.run.run_at([*known.read, *places])
+    return made
+
+
+def tape(
+    known: Known, x: Tensor, h_0: Tensor, c_0: Tensor, y_shape: tuple[int, ...] | None
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """As `infer`, and the tape."""
+    made, places = _made(x, h_0, c_0, y_shape)
+    kept = h_0.new_empty(5 * h_0.numel())
+    gates = kept.data_ptr()
+    known.taped.run_at([*known.places, *places, gates, gates + 4 * h_0.numel() * h_0.element_size()])
+    return made, kept
+
+
+def _made(
+    x: Tensor, h_0: Tensor, c_0: Tensor, y_shape: tuple[int, ...] | None
+) -> tuple[tuple[Tensor, ...], list[int]]:
+    """Uninitialised outputs, and where a step finds x, the state and them; without a shape y lies where h_n does."""
     h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
-    y = h_n if y_shape is None else h_0.new_empty(y_shape)
-    run.run_at([*places, *[tensor.data_ptr() for tensor in (x, h_0, c_0, y, h_n, c_n)]])
-    return y, h_n, c_n
+    made = (h_n, c_n) if y_shape is None else (h_0.new_empty(y_shape), h_n, c_n)
+    return made, [tensor.data_ptr() for tensor in (x, h_0, c_0, made[0], h_n, c_n)]
+
+
+def differentiate(
+    known: Known, kept: Tensor, x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor],
+    douts: Sequence[Tensor | None],
+) -> list[Tensor]:  # fmt: skip
+    """The gradients of a step, from those of what it returned; the tape is spent."""
+    assert known.backward is not None, "rows must be few"
+    gates, (w_ih, w_hh) = kept.data_ptr(), weights[:2]
+    dense = [None if d is None else d.contiguous() for d in douts]
+    zeros = address(known.backward.nothing)
+    given = [zeros] * (3 - len(dense)) + [zeros if d is None else d.data_ptr() for d in dense]
+    found = [torch.empty_like(tensor) for tensor in (x, h_0, c_0, w_ih, w_hh)]
+    found.append(w_ih.new_empty(w_ih.shape[0]))
+    places = [x.data_ptr(), gates, gates + 4 * h_0.numel() * h_0.element_size(), h_0.data_ptr(), c_0.data_ptr()]
+    known.backward.run_at([*places, *given, *[tensor.data_ptr() for tensor in (w_ih, w_hh, *found)]])
+    return [*found, found[5].clone()] if len(weights) == 4 else found[:5]
 
 
 def few_rows_backward(call: Inputs, dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor) -> list[Tensor] | None:
