@@ -141,6 +141,54 @@ def test_no_more_are_kept_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
         for B in range(1, 8):
             module(torch.randn(B, 4), (torch.randn(B, 8), torch.randn(B, 8)))
             assert len(steps._known) == min(B, 3)
+    monkeypatch.undo()
+    with torch.no_grad():
+        for B in range(1, steps._MOST + 9):
+            module(torch.randn(B, 4), (torch.randn(B, 8), torch.randn(B, 8)))
+    assert len(steps._known) == steps._MOST
+
+
+def test_zeros_for_biases_stay() -> None:
+    """However many other sizes come between."""
+    module, draw = cell(3, 8, 2, bias=False)
+    x, state = draw()
+    with torch.no_grad():
+        expected = flat(module(x, state))
+        for H in range(9, 40):
+            other, like = cell(3, H, 2, bias=False)
+            other(*like())
+        rubbish = [torch.ones(32) for _ in range(100)]
+        assert all(torch.equal(a, b) for a, b in zip(flat(module(x, state)), expected, strict=True)), len(rubbish)
+
+
+def test_shapes_are_those_of_the_first_time() -> None:
+    module, _ = cell(3, 4, 1)
+    with torch.no_grad():
+        for x, h, c in (((3,), (1, 4), (1, 4)), ((1, 3), (4,), (4,)), ((1, 3), (1, 4), (4,)), ((3,), (4,), (4,))):
+            shapes = [
+                [found.shape for found in module(torch.randn(x), (torch.randn(h), torch.randn(c)))] for _ in range(2)
+            ]
+            assert shapes[0] == shapes[1]
+
+
+def test_parametrised_weights_are_computed_once_a_call() -> None:
+    class Counted(torch.nn.Module):
+        calls = 0
+
+        def forward(self, w: Tensor) -> Tensor:
+            self.calls += 1
+            return 2 * w
+
+    for make, name in ((cell, "weight_hh"), (layer, "weight_hh_l0")):
+        module, draw = make(3, 4, 2)
+        counted = Counted()
+        torch.nn.utils.parametrize.register_parametrization(module, name, counted)
+        counted.calls = 0
+        with torch.no_grad():
+            for k in range(1, 4):
+                x, state = draw()
+                module(x, state)
+                assert counted.calls == k
 
 
 def test_no_rows() -> None:

@@ -92,12 +92,22 @@ def _started() -> region.Region:
     global _region
     with _starting:
         if _region is None:
-            from concurrent.futures import ThreadPoolExecutor
+            found: list[region.Region | BaseException] = []
+
+            def start() -> None:
+                try:
+                    found.append(region.start())
+                except BaseException as error:  # raised again by the caller
+                    found.append(error)
 
             # On a thread of its own: OpenMP's default count, which Numba sets as it starts its threads, is that of the
             # calling thread, and torch's too.
-            with ThreadPoolExecutor(max_workers=1) as starter:
-                _region = starter.submit(region.start).result()
+            starter = threading.Thread(target=start)
+            starter.start()
+            starter.join()
+            if isinstance(found[0], BaseException):
+                raise found[0]
+            _region = found[0]
         return _region
 
 

@@ -61,9 +61,9 @@ class LSTMCell(torch.nn.RNNCellBase):
         x_1 = x.reshape(1, B, self.input_size)
         h_0, c_0 = (state.reshape(1, B, self.hidden_size) for state in (h, c))
         _, h_n, c_n = layer(x_1, h_0, c_0, weights, bias=self.bias)
-        if state is not None:
-            steps.remember(x, h, c, weights)
         shape = (*x.shape[:-1], self.hidden_size)
+        if state is not None and h.shape == c.shape == shape:
+            steps.remember(x, h, c, weights)
         return h_n.reshape(shape), c_n.reshape(shape)
 
     def _check(self, x: Tensor, h: Tensor, c: Tensor) -> None:

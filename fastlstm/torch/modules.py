@@ -221,7 +221,7 @@ class LSTM(torch.nn.RNNBase):
             Shaped as `hx`; the state after each row's last step.
         """
         quick = steps.eager(input, hx) and lengths is None and reset is None and self._steps(input)
-        state = hx if quick else None
+        state, weights = hx if quick else None, None
         if state is not None:
             weights = [getattr(self, name) for name in self._all_weights[0]]
             if found := step(input, *state, weights, (*input.shape[:-1], self.hidden_size)):
@@ -258,8 +258,8 @@ class LSTM(torch.nn.RNNBase):
                 h_0, c_0 = self._begun(starts, h_0, c_0)
             else:
                 ends["reset"] = starts
-        y, h_n, c_n = self._run(x, h_0, c_0, ends, batch_first)
-        if state is not None:
+        y, h_n, c_n = self._run(x, h_0, c_0, ends, batch_first, weights)
+        if state is not None and weights is not None:
             steps.remember(x, h_0, c_0, weights)
         if back is not None:
             h_n, c_n = h_n.index_select(1, back), c_n.index_select(1, back)
@@ -312,13 +312,17 @@ class LSTM(torch.nn.RNNBase):
         return masks
 
     def _run(
-        self, x: Tensor, h_0: Tensor, c_0: Tensor, ends: dict[str, Tensor], batch_first: bool
-    ) -> tuple[Any, Tensor, Tensor]:
-        """All layers; between them time comes first, so that dropout draws for the elements in torch's order."""
+        self, x: Tensor, h_0: Tensor, c_0: Tensor, ends: dict[str, Tensor], batch_first: bool,
+        given: list[Tensor] | None,
+    ) -> tuple[Any, Tensor, Tensor]:  # fmt: skip
+        """All layers; between them time comes first, so that dropout draws for the elements in torch's order. The
+        parameters of an only layer may be `given`: to get some, parametrised ones, computes them.
+        """
         L, D, hs, cs = self.num_layers, 2 if self.bidirectional else 1, [], []
         masked, masks = self.recurrent_dropout or self.zoneout != (0.0, 0.0), {}
         for k in range(L):
-            weights = [getattr(self, name) for names in self._all_weights[k * D : (k + 1) * D] for name in names]
+            names = [name for names in self._all_weights[k * D : (k + 1) * D] for name in names]
+            weights = given or [getattr(self, name) for name in names]
             h, c = (h_0, c_0) if L == 1 else (h_0[k * D : (k + 1) * D], c_0[k * D : (k + 1) * D])
             if masked:
                 steps = len(ends["sizes"]) if "sizes" in ends else x.shape[1 if batch_first and k == 0 else 0]

@@ -39,7 +39,7 @@ def _short_backward(T: int, B: int, I: int, H: int, dtype: torch.dtype) -> Short
 @lru_cache(16)
 def _zeros(n: int, dtype: torch.dtype) -> Tensor:
     """What stands for a bias where there is none."""
-    return torch.zeros(n, dtype=dtype)
+    return torch.zeros(n, dtype=dtype, device="cpu")  # whatever torch's default is
 
 
 @lru_cache(64)
@@ -92,6 +92,7 @@ class Known(NamedTuple):
     taped: ShortStep  # with a tape
     places: list[int]  # where the weights lie
     backward: ShortBackward | None  # of few rows
+    zeros: Sequence[Tensor]  # what stands for biases lies there as long as this
 
 
 _known: dict[tuple, Known] = {}
@@ -107,7 +108,7 @@ def eager(x: Any, state: Any) -> bool:
     if torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
         return False
     for tensor in (x, *state):
-        if type(tensor) is not Tensor or not tensor.is_cpu:
+        if type(tensor) is not Tensor or not tensor.is_cpu or tensor.is_neg():
             return False
     return True
 
@@ -122,14 +123,15 @@ def _key(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> tupl
 
 
 def remember(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> None:
-    """Note a call of the plain cell that was found right, for `again`; it is no step if it takes several."""
+    """Note a call of the plain cell that was found right, for `find`; it is no step if it takes several."""
     B, I, H = h_0.numel() // h_0.shape[-1], x.shape[-1], h_0.shape[-1]
     if B == 0 or x.numel() != B * I or not lie(x, h_0, c_0, *weights):
         return
     bias, taped = len(weights) == 4, _short_step(B, I, H, x.dtype)
     biases = weights[2:] if bias else (_zeros(4 * H, x.dtype),) * 2
     places = [weight.data_ptr() for weight in (*weights[:2], *biases)]
-    known = Known(taped, None, places, taped, places, _short_backward(1, B, I, H, x.dtype) if B <= ROWS else None)
+    backward = _short_backward(1, B, I, H, x.dtype) if B <= ROWS else None
+    known = Known(taped, None, places, taped, places, backward, () if bias else biases)
     if (prepared := _packed_step(B, I, H, x.dtype)) is not None:
         call = Inputs(
             x.reshape(1, B, I), h_0.reshape(1, B, H), c_0.reshape(1, B, H), None, None, None, None, None, None,
@@ -137,9 +139,9 @@ def remember(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> 
         )  # fmt: skip
         (packed,) = packs_of("forward", call, *cell_of(call))
         known = known._replace(run=prepared, packed=weakref.ref(packed), read=prepared.pointers(packed.weights))
-    for oldest in list(_known)[: len(_known) - _MOST + 1]:
-        _known.pop(oldest, None)
     _known[_key(x, h_0, c_0, weights)] = known
+    for oldest in list(_known)[: max(0, len(_known) - _MOST)]:
+        _known.pop(oldest, None)
 
 
 def find(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> Known | None:
