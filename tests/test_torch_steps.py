@@ -243,3 +243,30 @@ def test_what_a_step_as_one_before_refuses(make) -> None:
         next(module.parameters()).add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         flat(y)[0].sum().backward()
+
+
+@pytest.mark.parametrize("make", [cell, layer])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_steps_between_updates(make, sizes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are packed anew at the second step after an update; gradients through all steps are the operator's."""
+    B, I, H = sizes
+    module, draw = make(I, H, B)
+    x, state = draw()
+    shape, monkey = state[0].shape, steps.find
+
+    def update() -> list[Tensor]:
+        after, total = state, torch.zeros(())
+        for _ in range(5):
+            *y, h, c = flat(module(x, after))
+            after, total = (h, c), total + sum(part.square().sum() for part in (*y, h))
+        return [h, c, *torch.autograd.grad(total, list(module.parameters()))]
+
+    for k in range(3):
+        found = update()
+        monkeypatch.setattr(steps, "find", lambda *_: None)
+        for a, b in zip(found, update(), strict=True):
+            assert torch.equal(a, b) and (a.shape == shape or a.dim() < 3), k
+        monkeypatch.setattr(steps, "find", monkey)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.mul_(0.9)

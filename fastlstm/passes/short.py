@@ -35,7 +35,7 @@ _AT = {name: index for index, name in enumerate(Forward._fields)}
 X, Y, H_0, C_0, H_N, C_N = (_AT[name] for name in ("x", "y", "h_0", "c_0", "h_n", "c_n"))
 GATES, CELLS = _AT["gates"], _AT["cells"]
 _PACKED = [_AT[name] for name in ("weights", "bias", "digits_ih", "digits_hh")]
-_PLACES = [*_PACKED, X, H_0, C_0, Y, H_N, C_N]  # what `run_at` is given
+_PLACES = [*_PACKED, X, H_0, C_0, Y, H_N, C_N, GATES, CELLS]  # what `run_at` is given
 
 Recorded = tuple[np.ndarray, list[State], State, "ShortBackward | None"]  # x (T, B, I), tape, (h_0, c_0), its backward
 
@@ -245,7 +245,7 @@ class ShortForward:
 
     def run_at(self, places: list[int]) -> None:
         """Compute, through one layer in one direction, with what is at so many addresses: `pointers` of packed weights,
-        then x, h_0, c_0, y, h_n and c_n.
+        then x, h_0, c_0, y, h_n, c_n and the tape's gates and c, 0 without one.
         """
         try:
             seat = self._seats.pop()

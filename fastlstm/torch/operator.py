@@ -130,9 +130,11 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, known: steps.Known, y_shape: Any, x: Tensor, h_0: Tensor, c_0: Tensor, *weights: Tensor
-    ) -> tuple[Tensor, ...]:
-        made, tape = steps.tape(known, x, h_0, c_0, y_shape)
+        ctx: Any, known: steps.Known, way: steps.Way, y_shape: Any, x: Tensor, h_0: Tensor, c_0: Tensor,
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        tape = h_0.new_empty(5 * h_0.numel())
+        made = steps.run(way, x, h_0, c_0, y_shape, tape)
         ctx.save_for_backward(tape, x, h_0, c_0, *weights)
         ctx.known, ctx.spent = known, False
         ctx.set_materialize_grads(False)
@@ -143,9 +145,9 @@ class _Step(torch.autograd.Function):
         """The gradient."""
         tape, x, h_0, c_0, *weights = ctx.saved_tensors
         if ctx.spent or torch.is_grad_enabled():  # a second time, or to be differentiated again
-            return None, None, *_as_a_layer(x, h_0, c_0, weights, douts)
+            return None, None, None, *_as_a_layer(x, h_0, c_0, weights, douts)
         ctx.spent = True
-        return None, None, *steps.differentiate(ctx.known, tape, x, h_0, c_0, weights, douts)
+        return None, None, None, *steps.differentiate(ctx.known.backward, tape, x, h_0, c_0, weights, douts)
 
     jvp = staticmethod(_refuse_forward_mode)
 
@@ -216,8 +218,11 @@ def step(
     """(y, h_n, c_n) of a step of the plain cell, or (h_n, c_n) if y has no shape, where it is as one before; None where
     it is not. The tensors must be `steps.eager`.
     """
-    if (known := steps.find(x, h_0, c_0, weights)) is None:
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, h_0, c_0, *weights))
+    known = steps.find(x, h_0, c_0, weights)
+    if known is None or (keep and known.backward is None) or (found := steps.way(known, keep)) is None:
         return None
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, h_0, c_0, *weights)):
-        return _Step.apply(known, y_shape, x, h_0, c_0, *weights) if known.backward is not None else None
-    return steps.infer(known, x, h_0, c_0, y_shape)
+    way, _packed = found
+    if keep:
+        return _Step.apply(known, way, y_shape, x, h_0, c_0, *weights)
+    return steps.run(way, x, h_0, c_0, y_shape)

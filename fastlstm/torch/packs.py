@@ -33,10 +33,12 @@ class Packed:
     weights: Any
     reader: packing.Reader
     storage: StorageWeakRef
+    last: bytes = b""  # what the tensors held at the last look
 
     def holds(self) -> bool:
         """Whether the tensors, which must still lie where they lay, hold what was packed."""
-        return self.reader.digest() == self.mark
+        self.last = self.reader.digest()
+        return self.last == self.mark
 
 
 _packed: dict[tuple, Packed] = {}

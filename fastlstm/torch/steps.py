@@ -74,7 +74,7 @@ def step(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor) -> boo
     if not call.keep and (packed := _packed_step(B, x.shape[2], H, x.dtype)) is not None:
         packs = packs_of("forward", call, *cell_of(call))
         places = [tensor.data_ptr() for tensor in (x, call.h_0, call.c_0, y, h_n, c_n)]
-        packed.run_at([*packed.pointers(packs[0].weights), *places])
+        packed.run_at([*packed.pointers(packs[0].weights), *places, 0, 0])
         return True
     gates = tape.data_ptr()
     places = [tensor.data_ptr() for tensor in (*given, y, h_n, c_n)]
@@ -83,14 +83,19 @@ def step(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor) -> boo
     return True
 
 
+class Way(NamedTuple):
+    """What runs a step, and where it finds the weights."""
+
+    run: ShortForward | ShortStep
+    weights: list[int]
+
+
 class Known(NamedTuple):
     """How to run a step as one before."""
 
-    run: ShortForward | ShortStep  # in inference
-    packed: weakref.ref[Packed] | None  # what that reads in place of the weights
-    read: list[int]  # where this, or they, lie
-    taped: ShortStep  # with a tape
-    places: list[int]  # where the weights lie
+    plain: Way  # by the weights as they lie
+    quick: Way | None  # by packed ones
+    packed: weakref.ref[Packed] | None
     backward: ShortBackward | None  # of few rows
     zeros: Sequence[Tensor]  # what stands for biases lies there as long as this
 
@@ -127,18 +132,19 @@ def remember(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> 
     B, I, H = h_0.numel() // h_0.shape[-1], x.shape[-1], h_0.shape[-1]
     if B == 0 or x.numel() != B * I or not lie(x, h_0, c_0, *weights):
         return
-    bias, taped = len(weights) == 4, _short_step(B, I, H, x.dtype)
+    bias = len(weights) == 4
     biases = weights[2:] if bias else (_zeros(4 * H, x.dtype),) * 2
-    places = [weight.data_ptr() for weight in (*weights[:2], *biases)]
+    plain = Way(_short_step(B, I, H, x.dtype), [weight.data_ptr() for weight in (*weights[:2], *biases)])
     backward = _short_backward(1, B, I, H, x.dtype) if B <= ROWS else None
-    known = Known(taped, None, places, taped, places, backward, () if bias else biases)
+    known = Known(plain, None, None, backward, () if bias else biases)
     if (prepared := _packed_step(B, I, H, x.dtype)) is not None:
         call = Inputs(
             x.reshape(1, B, I), h_0.reshape(1, B, H), c_0.reshape(1, B, H), None, None, None, None, None, None,
             False, False, False, False, "", bias, tuple(weights),
         )  # fmt: skip
         (packed,) = packs_of("forward", call, *cell_of(call))
-        known = known._replace(run=prepared, packed=weakref.ref(packed), read=prepared.pointers(packed.weights))
+        quick = Way(prepared, prepared.pointers(packed.weights))
+        known = known._replace(quick=quick, packed=weakref.ref(packed))
     _known[_key(x, h_0, c_0, weights)] = known
     for oldest in list(_known)[: max(0, len(_known) - _MOST)]:
         _known.pop(oldest, None)
@@ -150,52 +156,46 @@ def find(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> Know
     return known if known is not None and lie(x, h_0, c_0, *weights) else None
 
 
-def infer(
-    known: Known, x: Tensor, h_0: Tensor, c_0: Tensor, y_shape: tuple[int, ...] | None
-) -> tuple[Tensor, ...] | None:
-    """(y, h_n, c_n) of a step, or without a shape of y (h_n, c_n); None if the weights have changed."""
-    packed = known.packed
-    if packed is not None and ((found := packed()) is None or not found.holds()):
+def way(known: Known, keep: bool) -> tuple[Way, Packed | None] | None:
+    """How to run it now, and what must live meanwhile; None if the weights are to be packed anew. They are for a step
+    in inference, and for one with a tape if they have not changed since the last look: packing takes as long as three.
+    """
+    if known.quick is None or known.packed is None:
+        return known.plain, None
+    if (packed := known.packed()) is None:
         return None
-    made, places = _made(x, h_0, c_0, y_shape)
-    known.run.run_at([*known.read, *places])
+    before = packed.last
+    if packed.holds():
+        return known.quick, packed
+    return (known.plain, None) if keep and packed.last != before else None
+
+
+def run(
+    way: Way, x: Tensor, h_0: Tensor, c_0: Tensor, y_shape: tuple[int, ...] | None, tape: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """(y, h_n, c_n) of a step, or without a shape of y (h_n, c_n); the tape takes 5 B H elements."""
+    h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
+    made = (h_n, c_n) if y_shape is None else (h_0.new_empty(y_shape), h_n, c_n)
+    places = [tensor.data_ptr() for tensor in (x, h_0, c_0, made[0], h_n, c_n)]  # without a shape y lies where h_n does
+    gates = 0 if tape is None else tape.data_ptr()
+    cells = gates + 4 * h_0.numel() * h_0.element_size() if gates else 0
+    way.run.run_at([*way.weights, *places, gates, cells])
     return made
 
 
-def tape(
-    known: Known, x: Tensor, h_0: Tensor, c_0: Tensor, y_shape: tuple[int, ...] | None
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """As `infer`, and the tape."""
-    made, places = _made(x, h_0, c_0, y_shape)
-    kept = h_0.new_empty(5 * h_0.numel())
-    gates = kept.data_ptr()
-    known.taped.run_at([*known.places, *places, gates, gates + 4 * h_0.numel() * h_0.element_size()])
-    return made, kept
-
-
-def _made(
-    x: Tensor, h_0: Tensor, c_0: Tensor, y_shape: tuple[int, ...] | None
-) -> tuple[tuple[Tensor, ...], list[int]]:
-    """Uninitialised outputs, and where a step finds x, the state and them; without a shape y lies where h_n does."""
-    h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
-    made = (h_n, c_n) if y_shape is None else (h_0.new_empty(y_shape), h_n, c_n)
-    return made, [tensor.data_ptr() for tensor in (x, h_0, c_0, made[0], h_n, c_n)]
-
-
 def differentiate(
-    known: Known, kept: Tensor, x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor],
+    backward: ShortBackward, tape: Tensor, x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor],
     douts: Sequence[Tensor | None],
 ) -> list[Tensor]:  # fmt: skip
     """The gradients of a step, from those of what it returned; the tape is spent."""
-    assert known.backward is not None, "rows must be few"
-    gates, (w_ih, w_hh) = kept.data_ptr(), weights[:2]
+    gates, (w_ih, w_hh) = tape.data_ptr(), weights[:2]
     dense = [None if d is None else d.contiguous() for d in douts]
-    zeros = address(known.backward.nothing)
+    zeros = address(backward.nothing)
     given = [zeros] * (3 - len(dense)) + [zeros if d is None else d.data_ptr() for d in dense]
     found = [torch.empty_like(tensor) for tensor in (x, h_0, c_0, w_ih, w_hh)]
     found.append(w_ih.new_empty(w_ih.shape[0]))
     places = [x.data_ptr(), gates, gates + 4 * h_0.numel() * h_0.element_size(), h_0.data_ptr(), c_0.data_ptr()]
-    known.backward.run_at([*places, *given, *[tensor.data_ptr() for tensor in (w_ih, w_hh, *found)]])
+    backward.run_at([*places, *given, *[tensor.data_ptr() for tensor in (w_ih, w_hh, *found)]])
     return [*found, found[5].clone()] if len(weights) == 4 else found[:5]
 
 
