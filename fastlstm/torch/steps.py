@@ -132,6 +132,8 @@ def remember(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> 
     B, I, H = h_0.numel() // h_0.shape[-1], x.shape[-1], h_0.shape[-1]
     if B == 0 or x.numel() != B * I or not lie(x, h_0, c_0, *weights):
         return
+    if B > ROWS and torch.is_grad_enabled():  # whose gradients take the long way: nobody would ask for it
+        return
     bias = len(weights) == 4
     biases = weights[2:] if bias else (_zeros(4 * H, x.dtype),) * 2
     plain = Way(_short_step(B, I, H, x.dtype), [weight.data_ptr() for weight in (*weights[:2], *biases)])
