@@ -37,8 +37,8 @@ def test_a_cell_is_that_of_the_reference(cell, sequences):
     rng = np.random.default_rng(2)
     x = rng.standard_normal((T, B, FEATURES))
     layer(x.swapaxes(0, 1))  # builds it
-    for p in layer.params.values():
-        p += 0.1 * rng.standard_normal(p.shape)  # nothing is at its special first value
+    for p in layer.params.values():  # which it drew: the same in every run, and not zeros or ones
+        p[...] = 0.5 + 0.5 * rng.standard_normal(p.shape) if p.ndim == 1 else 0.5 * rng.standard_normal(p.shape)
     state = rng.standard_normal((B, layer.output_size)), rng.standard_normal((B, UNITS))
     params = layer.core().state_dict()
     given, spec = (state[0][None], state[1][None]), layer.spec

@@ -60,6 +60,7 @@ def test_a_masked_run_and_its_gradients_are_those_of_the_rule(kind, sequences, b
     layer = LSTM(UNITS, return_sequences=sequences, go_backwards=backwards, zero_output_for_mask=zero, dtype="float64")
     x, state = rng.standard_normal((T, B, FEATURES)), (rng.standard_normal((B, UNITS)), rng.standard_normal((B, UNITS)))
     layer(x.swapaxes(0, 1))  # builds it
+    layer.initialize((T, FEATURES), rng)  # the same in every run
     given, begin = torch.tensor(x, requires_grad=True), tuple(torch.tensor(part, requires_grad=True) for part in state)
     out, (h, c), p = expected_run(layer, given, mask, begin)
     out = out if sequences else out[-1]
