@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -62,6 +63,15 @@ class Inputs(NamedTuple):
         """The shape of y."""
         rows = self.x.shape[:-1] if self.x_first == self.y_first else self.x.shape[:-1][::-1]
         return (*rows, self.h_0.shape[0] * self.h_0.shape[2])
+
+
+def of_step(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> Inputs:
+    """Those of a step of the plain cell in inference, whose x and states need have no axis of time or directions."""
+    I, H = x.shape[-1], h_0.shape[-1]
+    return Inputs(
+        x.reshape(1, -1, I), h_0.reshape(1, -1, H), c_0.reshape(1, -1, H), None, None, None, None, None, None,
+        False, False, False, False, "", len(weights) == 4, tuple(weights),
+    )  # fmt: skip
 
 
 class Cell(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, library
 
 from fastlstm.torch import passes, steps
-from fastlstm.torch.inputs import Inputs
+from fastlstm.torch.inputs import Inputs, of_step
 
 __all__ = ["layer"]
 
@@ -154,14 +154,9 @@ class _Step(torch.autograd.Function):
 
 def _as_a_layer(x: Tensor, h_0: Tensor, c_0: Tensor, weights: list[Tensor], douts: tuple[Tensor | None, ...]) -> list:
     """The gradients of a step, computed from the beginning."""
-    H = h_0.shape[-1]
-    h, c = h_0.reshape(1, -1, H), c_0.reshape(1, -1, H)
+    call = of_step(x, h_0, c_0, weights)
     dy, dh_n, dc_n = [None] * (3 - len(douts)) + list(douts)
-    given = [torch.zeros_like(h) if d is None else d.reshape(1, -1, H) for d in (dy, dh_n, dc_n)]
-    call = Inputs(
-        x.reshape(1, -1, x.shape[-1]), h, c, None, None, None, None, None, None,
-        False, False, False, False, "", len(weights) == 4, tuple(weights),
-    )  # fmt: skip
+    given = [torch.zeros_like(call.h_0) if d is None else d.reshape(call.h_0.shape) for d in (dy, dh_n, dc_n)]
     inputs = (*given, x.new_empty((1, 0)), torch.ones(1, dtype=torch.int64), *call)
     dx, dh_0, dc_0, *grads = _apply(torch.ops.fastlstm.layer_backward, _LayerBackward, passes.backward, inputs)
     return [dx.reshape(x.shape), dh_0.reshape(h_0.shape), dc_0.reshape(c_0.shape), *grads]

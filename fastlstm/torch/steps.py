@@ -21,7 +21,7 @@ from fastlstm.passes.short import Shape, ShortForward
 from fastlstm.passes.short_step import ShortBackward, ShortStep
 from fastlstm.plan import ROWS
 from fastlstm.runtime.memory import address
-from fastlstm.torch.inputs import NAMES, Inputs, cell_of, check
+from fastlstm.torch.inputs import NAMES, Inputs, cell_of, check, of_step
 from fastlstm.torch.packs import Packed, lie, packs_of
 
 
@@ -140,10 +140,7 @@ def remember(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> 
     backward = _short_backward(1, B, I, H, x.dtype) if B <= ROWS else None
     known = Known(plain, None, None, backward, () if bias else biases)
     if (prepared := _packed_step(B, I, H, x.dtype)) is not None:
-        call = Inputs(
-            x.reshape(1, B, I), h_0.reshape(1, B, H), c_0.reshape(1, B, H), None, None, None, None, None, None,
-            False, False, False, False, "", bias, tuple(weights),
-        )  # fmt: skip
+        call = of_step(x, h_0, c_0, weights)
         (packed,) = packs_of("forward", call, *cell_of(call))
         quick = Way(prepared, prepared.pointers(packed.weights))
         known = known._replace(quick=quick, packed=weakref.ref(packed))
