@@ -94,7 +94,7 @@ def _started() -> region.Region:
         if _region is None:
             found: list[region.Region | BaseException] = []
 
-            def start() -> None:
+            def begin() -> None:
                 try:
                     found.append(region.start())
                 except BaseException as error:  # raised again by the caller
@@ -102,7 +102,7 @@ def _started() -> region.Region:
 
             # On a thread of its own: OpenMP's default count, which Numba sets as it starts its threads, is that of the
             # calling thread, and torch's too.
-            starter = threading.Thread(target=start)
+            starter = threading.Thread(target=begin)
             starter.start()
             starter.join()
             if isinstance(found[0], BaseException):

@@ -78,7 +78,7 @@ class Cell(NamedTuple):
     """What a cell's options come to."""
 
     spec: CellSpec
-    variant: Variant  # of inference through a dense batch
+    variant: Variant  # of a dense batch
 
 
 @lru_cache(64)

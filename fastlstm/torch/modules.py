@@ -220,11 +220,10 @@ class LSTM(torch.nn.RNNBase):
         (h_n, c_n)
             Shaped as `hx`; the state after each row's last step.
         """
-        quick = steps.eager(input, hx) and lengths is None and reset is None and self._steps(input)
-        state, weights = hx if quick else None, None
-        if state is not None:
+        weights = None
+        if hx is not None and steps.eager(input, hx) and lengths is None and reset is None and self._steps(input):
             weights = [getattr(self, name) for name in self._all_weights[0]]
-            if found := step(input, *state, weights, (*input.shape[:-1], self.hidden_size)):
+            if found := step(input, *hx, weights, (*input.shape[:-1], self.hidden_size)):
                 return found[0], found[1:]
         sizes = order = back = None
         x, batch_first = input, self.batch_first
@@ -259,7 +258,7 @@ class LSTM(torch.nn.RNNBase):
             else:
                 ends["reset"] = starts
         y, h_n, c_n = self._run(x, h_0, c_0, ends, batch_first, weights)
-        if state is not None and weights is not None:
+        if weights is not None:
             steps.remember(x, h_0, c_0, weights)
         if back is not None:
             h_n, c_n = h_n.index_select(1, back), c_n.index_select(1, back)

@@ -25,7 +25,7 @@ from fastlstm.runtime.variant import Variant
 from fastlstm.sequences import Layout, PackedSequence, from_lengths, from_packed, ragged_of
 from fastlstm.torch.inputs import NAMES, Inputs, cell_of, check, options_of, shapes_of
 from fastlstm.torch.packs import array_of, packs_of
-from fastlstm.torch.steps import few_rows_backward, step
+from fastlstm.torch.steps import few_rows_backward, one_step
 
 __all__ = ["backward", "forward", "gradients", "outputs"]
 
@@ -147,7 +147,7 @@ def forward(*inputs: Any) -> tuple[Tensor, ...]:
     # Users may resize what they see, which memory of ours cannot: of the outputs the tape alone has it.
     y, h_n, c_n, tape, spent = made = _outputs(call, _empty)
     spent.numpy()[0] = 0
-    if c_n.numel() == 0 or step(call, y, h_n, c_n, tape):
+    if c_n.numel() == 0 or one_step(call, y, h_n, c_n, tape):
         return made
     spec, variant = cell_of(call)
     check(call)

@@ -60,29 +60,6 @@ def _unbound() -> NoReturn:
     raise AssertionError("a step is given its weights")
 
 
-def step(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor) -> bool:
-    """Run a call of one step in one direction; False if the call is another."""
-    x = call.x
-    if not call.simple or x.shape[1 if call.x_first else 0] != 1:
-        return False
-    B, H = call.h_0.shape[1:]
-    biases = call.weights[2:] if call.bias else (_zeros(4 * H, x.dtype),) * 2
-    given = (*call.weights[:2], *biases, x, call.h_0, call.c_0)
-    if not lie(*given):
-        return False
-    check(call)
-    if not call.keep and (packed := _packed_step(B, x.shape[2], H, x.dtype)) is not None:
-        packs = packs_of("forward", call, *cell_of(call))
-        places = [tensor.data_ptr() for tensor in (x, call.h_0, call.c_0, y, h_n, c_n)]
-        packed.run_at([*packed.pointers(packs[0].weights), *places, 0, 0])
-        return True
-    gates = tape.data_ptr()
-    places = [tensor.data_ptr() for tensor in (*given, y, h_n, c_n)]
-    places += [gates, gates + B * 4 * H * x.element_size()] if call.keep else []
-    _short_step(B, x.shape[2], H, x.dtype).run_at(places)
-    return True
-
-
 class Way(NamedTuple):
     """What runs a step, and where it finds the weights."""
 
@@ -90,12 +67,44 @@ class Way(NamedTuple):
     weights: list[int]
 
 
+def _lying(B: int, weights: Sequence[Tensor]) -> tuple[Way, Sequence[Tensor]]:
+    """A step of B rows by the weights as they lie, and the biases, which must live as long."""
+    w_ih, w_hh, *given = weights
+    biases = given or (_zeros(w_ih.shape[0], w_ih.dtype),) * 2
+    run = _short_step(B, w_ih.shape[1], w_hh.shape[1], w_ih.dtype)
+    return Way(run, [weight.data_ptr() for weight in (w_ih, w_hh, *biases)]), biases
+
+
+def _run(
+    way: Way, x: Tensor, h_0: Tensor, c_0: Tensor, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor | None
+) -> None:
+    """Write y, h_n and c_n of a step, and the tape: its gates, then its c."""
+    gates = 0 if tape is None else tape.data_ptr()
+    cells = gates + 4 * h_0.numel() * h_0.element_size() if gates else 0
+    way.run.run_at([*way.weights, *[tensor.data_ptr() for tensor in (x, h_0, c_0, y, h_n, c_n)], gates, cells])
+
+
+def one_step(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor) -> bool:
+    """Run a call of one step in one direction; False if the call is another."""
+    x, weights = call.x, call.weights
+    if not call.simple or x.shape[1 if call.x_first else 0] != 1 or not lie(x, call.h_0, call.c_0, *weights):
+        return False
+    check(call)
+    B, H = call.h_0.shape[1:]
+    if not call.keep and (prepared := _packed_step(B, x.shape[2], H, x.dtype)) is not None:
+        (packed,) = packs_of("forward", call, *cell_of(call))
+        way = Way(prepared, prepared.pointers(packed.weights))
+    else:
+        way, _ = _lying(B, weights)
+    _run(way, x, call.h_0, call.c_0, y, h_n, c_n, tape if call.keep else None)
+    return True
+
+
 class Known(NamedTuple):
     """How to run a step as one before."""
 
     plain: Way  # by the weights as they lie
-    quick: Way | None  # by packed ones
-    packed: weakref.ref[Packed] | None
+    quick: tuple[Way, weakref.ref[Packed]] | None  # by packed ones
     backward: ShortBackward | None  # of few rows
     zeros: Sequence[Tensor]  # what stands for biases lies there as long as this
 
@@ -134,17 +143,13 @@ def remember(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> 
         return
     if B > ROWS and torch.is_grad_enabled():  # whose gradients take the long way: nobody would ask for it
         return
-    bias = len(weights) == 4
-    biases = weights[2:] if bias else (_zeros(4 * H, x.dtype),) * 2
-    plain = Way(_short_step(B, I, H, x.dtype), [weight.data_ptr() for weight in (*weights[:2], *biases)])
-    backward = _short_backward(1, B, I, H, x.dtype) if B <= ROWS else None
-    known = Known(plain, None, None, backward, () if bias else biases)
+    (plain, biases), quick = _lying(B, weights), None
     if (prepared := _packed_step(B, I, H, x.dtype)) is not None:
         call = of_step(x, h_0, c_0, weights)
         (packed,) = packs_of("forward", call, *cell_of(call))
-        quick = Way(prepared, prepared.pointers(packed.weights))
-        known = known._replace(quick=quick, packed=weakref.ref(packed))
-    _known[_key(x, h_0, c_0, weights)] = known
+        quick = Way(prepared, prepared.pointers(packed.weights)), weakref.ref(packed)
+    backward = _short_backward(1, B, I, H, x.dtype) if B <= ROWS else None
+    _known[_key(x, h_0, c_0, weights)] = Known(plain, quick, backward, () if len(weights) == 4 else biases)
     for oldest in list(_known)[: max(0, len(_known) - _MOST)]:
         _known.pop(oldest, None)
 
@@ -159,13 +164,14 @@ def way(known: Known, keep: bool) -> tuple[Way, Packed | None] | None:
     """How to run it now, and what must live meanwhile; None if the weights are to be packed anew. They are for a step
     in inference, and for one with a tape if they have not changed since the last look: packing takes as long as three.
     """
-    if known.quick is None or known.packed is None:
+    if known.quick is None:
         return known.plain, None
-    if (packed := known.packed()) is None:
+    quick, held = known.quick
+    if (packed := held()) is None:
         return None
     before = packed.last
     if packed.holds():
-        return known.quick, packed
+        return quick, packed
     return (known.plain, None) if keep and packed.last != before else None
 
 
@@ -175,10 +181,7 @@ def run(
     """(y, h_n, c_n) of a step, or without a shape of y (h_n, c_n); the tape takes 5 B H elements."""
     h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
     made = (h_n, c_n) if y_shape is None else (h_0.new_empty(y_shape), h_n, c_n)
-    places = [tensor.data_ptr() for tensor in (x, h_0, c_0, made[0], h_n, c_n)]  # without a shape y lies where h_n does
-    gates = 0 if tape is None else tape.data_ptr()
-    cells = gates + 4 * h_0.numel() * h_0.element_size() if gates else 0
-    way.run.run_at([*way.weights, *places, gates, cells])
+    _run(way, x, h_0, c_0, made[0], h_n, c_n, tape)  # without a shape y lies where h_n does
     return made
 
 
@@ -186,15 +189,16 @@ def differentiate(
     backward: ShortBackward, tape: Tensor, x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor],
     douts: Sequence[Tensor | None],
 ) -> list[Tensor]:  # fmt: skip
-    """The gradients of a step, from those of what it returned; the tape is spent."""
+    """The gradients of few rows, from those of y, which may be left out, h_n and c_n; the tape is spent."""
     gates, (w_ih, w_hh) = tape.data_ptr(), weights[:2]
+    cells = gates + x.numel() // x.shape[-1] * 4 * h_0.shape[-1] * x.element_size()
     dense = [None if d is None else d.contiguous() for d in douts]
     zeros = address(backward.nothing)
     given = [zeros] * (3 - len(dense)) + [zeros if d is None else d.data_ptr() for d in dense]
     found = [torch.empty_like(tensor) for tensor in (x, h_0, c_0, w_ih, w_hh)]
     found.append(w_ih.new_empty(w_ih.shape[0]))
-    places = [x.data_ptr(), gates, gates + 4 * h_0.numel() * h_0.element_size(), h_0.data_ptr(), c_0.data_ptr()]
-    backward.run_at([*places, *given, *[tensor.data_ptr() for tensor in (w_ih, w_hh, *found)]])
+    places = [x.data_ptr(), gates, cells, h_0.data_ptr(), c_0.data_ptr(), *given]
+    backward.run_at([*places, *[tensor.data_ptr() for tensor in (w_ih, w_hh, *found)]])
     return [*found, found[5].clone()] if len(weights) == 4 else found[:5]
 
 
@@ -205,17 +209,9 @@ def few_rows_backward(call: Inputs, dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape
         return None
     if (call.x_first or call.y_first) and 1 not in x.shape[:2]:
         return None
-    w_ih, w_hh = call.weights[:2]
-    dy, dh_n, dc_n = dy.contiguous(), dh_n.contiguous(), dc_n.contiguous()
-    if not lie(x, call.h_0, call.c_0, dy, dh_n, dc_n, w_ih, w_hh):
+    if not lie(x, call.h_0, call.c_0, *call.weights[:2]):
         return None
     check(call)
-    H = call.h_0.shape[2]
     T, B = x.shape[1::-1] if call.x_first else x.shape[:2]
-    shapes = (x.shape, call.h_0.shape, call.h_0.shape, w_ih.shape, w_hh.shape, (4 * H,))
-    found = [x.new_empty(tuple(shape)) for shape in shapes]  # of a torch.Size it takes half as long again
-    gates = tape.data_ptr()
-    places = [x.data_ptr(), gates, gates + T * B * 4 * H * x.element_size()]
-    places += [tensor.data_ptr() for tensor in (call.h_0, call.c_0, dy, dh_n, dc_n, w_ih, w_hh, *found)]
-    _short_backward(T, B, x.shape[2], H, x.dtype).run_at(places)
-    return [*found, found[5].clone()] if call.bias else found[:5]
+    backward = _short_backward(T, B, x.shape[2], call.h_0.shape[2], x.dtype)
+    return differentiate(backward, tape, x, call.h_0, call.c_0, call.weights, (dy, dh_n, dc_n))
