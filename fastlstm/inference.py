@@ -11,12 +11,13 @@ from fastlstm import checks, directions
 from fastlstm.layer_call import State, forward
 from fastlstm.parameterised import Parameterised
 from fastlstm.passes import packing
-from fastlstm.passes.short import Shape, ShortForward
+from fastlstm.passes.shapes import Shape
+from fastlstm.passes.short import ShortForward
 from fastlstm.plan import Plan, plan_backward, plan_forward
 from fastlstm.runtime.threads import get_num_threads
 from fastlstm.stream import Stream
 
-SHORT_FLOPS = 3e8  # of a layer: a call that computes more gains less than 2 % by being prepared
+SHORT_FLOPS = 1e10  # of a layer: a call that computes more gains less than 2 % by being prepared
 SHORT_SHAPES = 8  # for which calls are kept prepared
 
 Short = dict[tuple[bool, tuple[int, ...]], ShortForward]  # prepared calls, by training and the shape of x
@@ -157,12 +158,12 @@ class Inference(Parameterised):
             return None
         state, B = (*rows, H), math.prod(rows)
         told = Shape(shape, state, state, 1, B, I, H, 1, 1, False, self.dtype, self._variant, training)
-        return ShortForward(told, self._bind, self._lie) if ShortForward.fits(told) else None
+        return ShortForward(told, self) if ShortForward.fits(told) else None
 
     def _prepare(self, training: bool, shape: tuple[int, ...]) -> ShortForward | None:
         """Prepare calls with an x of a shape, if such calls are short, and the cell is plain."""
         I, H, L, D = self.input_size, self.hidden_size, self.num_layers, self.directions
-        drawn = training and (self.input_dropout or self.spec.recurrent_dropout)
+        drawn = training and (self.input_dropout or self.spec.recurrent_dropout or (L > 1 and self.dropout))
         if self._variant.special or self.reverse or self.merge != "concat" or drawn:
             return None
         if len(shape) not in (2, 3) or shape[-1] != I:
@@ -177,6 +178,6 @@ class Inference(Parameterised):
         told = Shape(shape, y, state, T, B, I, H, L, D, first, self.dtype, self._variant, training)
         if not ShortForward.fits(told):
             return None
-        found = ShortForward(told, self._bind, self._lie)
+        found = ShortForward(told, self)
         keep_short(self._short, (training, shape), found)
         return found

@@ -16,7 +16,7 @@ from fastlstm import checks, directions
 from fastlstm.cell import CellSpec
 from fastlstm.inference import Inference
 from fastlstm.layer_call import State, Tape, backward, forward
-from fastlstm.passes.short import ShortBackward, ShortForward
+from fastlstm.passes.short import ShortForward
 from fastlstm.quantized import QuantizedLSTM
 from fastlstm.trace import Trace, trace
 
@@ -213,20 +213,26 @@ class LSTM(Inference):
         """
         mine = isinstance(tape, Tape) and tape.layer is self and not tape.spent
         if mine and tape.short is not None and tape.short.takes(dy, dstate):
-            return self._short_backward(tape, tape.short, dy, dstate)
+            return self._short_backward(tape, dy, dstate)
         return backward(self, tape, dy, dstate)
 
     def _short_backward(
-        self, tape: Tape, short: ShortBackward, dy: np.ndarray, dstate: State | None
+        self, tape: Tape, dy: np.ndarray, dstate: State | None
     ) -> tuple[np.ndarray, State, dict[str, np.ndarray]]:
-        p, tape.spent = self._parameters, True
-        weights = p["weight_ih_l0"], p["weight_hh_l0"]
-        dx, dh, dc, dw_ih, dw_hh, db = short(tape.inputs[0], tape.cells[0][0], tape.states[0], dy, dstate, weights)
+        """`backward` by a prepared call."""
+        assert tape.short is not None and tape.recorded is not None
+        tape.spent = True
+        dx, dstate_0, found = tape.short(tape.recorded, dy, dstate, self._mapping.epoch)
+        tape.recorded = None
         tape.cells.clear()
-        grads = {"weight_ih_l0": dw_ih, "weight_hh_l0": dw_hh}
-        if self.bias:
-            grads |= {"bias_ih_l0": db, "bias_hh_l0": db.copy()}
-        return dx, (dh, dc), grads
+        grads = []
+        for k in range(0, len(found), 3):
+            grads += found[k : k + 3]
+            if self.bias:
+                grads.append(found[k + 2].copy())
+            else:
+                grads.pop()
+        return dx, dstate_0, dict(zip(self._parameters, grads, strict=True))
 
     def trace(
         self,
@@ -295,6 +301,6 @@ class LSTM(Inference):
     ) -> tuple[np.ndarray, State, Tape]:
         """`forward` by a prepared call."""
         tape = Tape(self)
-        y, state_n, recorded = short.record(x, state, self._mapping.epoch)
-        tape.take(recorded, unbatched, self._variant)
+        y, state_n, tape.recorded = short.record(x, state, self._mapping.epoch)
+        tape.short, tape.unbatched = short.backward, unbatched
         return y, state_n, tape

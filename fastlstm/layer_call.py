@@ -11,7 +11,9 @@ from fastlstm import checks, directions
 from fastlstm.parameterised import Parameterised
 from fastlstm.passes import calls, packing
 from fastlstm.passes.calls import Masks, Ragged, Taped
-from fastlstm.passes.short import Recorded, ShortBackward
+from fastlstm.passes.seats import Recorded
+from fastlstm.passes.short_backward import LayersBackward
+from fastlstm.passes.short_step import ShortBackward
 from fastlstm.plan import plan_backward, plan_forward
 from fastlstm.runtime import reuse
 from fastlstm.runtime.threads import get_num_threads
@@ -26,7 +28,7 @@ class Tape:
 
     __slots__ = (
         "batch_sizes", "cells", "drawn", "dys", "factors", "inputs", "layer", "layout", "masks", "outputs", "ragged",
-        "recurrent", "short", "spent", "states", "traced", "unbatched", "variant",
+        "recorded", "recurrent", "short", "spent", "states", "traced", "unbatched", "variant",
     )  # fmt: skip
 
     def __init__(self, layer: Parameterised, traced: bool = False) -> None:
@@ -45,7 +47,8 @@ class Tape:
         self.layout = Layout(0, 0)
         self.variant = Variant()
         self.batch_sizes: np.ndarray | None = None  # of a packed x
-        self.short: ShortBackward | None = None  # a way back that was prepared
+        self.recorded: Recorded | None = None  # by a prepared call: what `unfold` tells of it
+        self.short: ShortBackward | LayersBackward | None = None  # a way back that was prepared
         self.unbatched = False
         self.spent = False
 
@@ -54,12 +57,16 @@ class Tape:
         """Whether h is multiplied by something on its way into the gates."""
         return self.recurrent is not None or self.layer.spec.recurrent_dropout > 0
 
-    def take(self, recorded: Recorded, unbatched: bool, variant: Variant) -> None:
-        """Take what a prepared call, of one layer, has recorded."""
-        x, cells, state, self.short = recorded
-        self.inputs, self.cells, self.states = [x], [cells], [state]
-        self.outputs, self.factors, self.masks, self.ragged = [None], [None], [None], [None]
-        self.layout, self.variant, self.unbatched = Layout(*x.shape[:2]), variant, unbatched
+    def unfold(self) -> None:
+        """Put what a prepared call has recorded where the long way back looks for it."""
+        if self.recorded is None or self.inputs:
+            return
+        x, between, tape, (h_0, c_0) = self.recorded
+        layer, D, L = self.layer, self.layer.directions, 1 + len(between)
+        rows = [slice(k * D, (k + 1) * D) for k in range(L)]
+        self.inputs, self.cells, self.states = [x, *between], [tape[r] for r in rows], [(h_0[r], c_0[r]) for r in rows]
+        self.outputs, self.factors, self.masks, self.ragged = [None] * L, [None] * L, [None] * L, [None] * L
+        self.layout, self.variant = Layout(*x.shape[:2]), layer._variant
 
 
 def _readable(array: np.ndarray) -> np.ndarray:
@@ -316,6 +323,7 @@ def backward(layer: Parameterised, tape: Tape, dy: Any, dstate: Any) -> tuple[An
         raise ValueError(f"tape must be from forward of this layer, but is from another's, {tape.layer}")
     if tape.spent:
         raise ValueError("tape must be fresh from forward, but backward has spent it: dG stands where the gates were")
+    tape.unfold()
     layout, dtype = tape.layout, layer.dtype
     sizes = Sizes(layer, layout, tape.unbatched)
     D, H = sizes.D, sizes.H
@@ -362,6 +370,7 @@ def backward(layer: Parameterised, tape: Tape, dy: Any, dstate: Any) -> tuple[An
         d = views[0]
     if not tape.traced:
         tape.cells.clear()
+        tape.recorded = None
     dx = dxs[0]
     if tape.batch_sizes is not None:
         return PackedSequence(dx, tape.batch_sizes), sizes.squeeze((dh_0, dc_0)), found

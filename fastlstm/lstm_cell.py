@@ -144,8 +144,11 @@ class LSTMCell:
             raise ValueError("tape must be from forward of this cell, but is from another's")
         short = tape.short
         if short is not None and not tape.spent and short.takes(short.nothing, dstate):
-            dx, state, grads = self._layer._short_backward(tape, short, short.nothing, dstate)
+            dx, state, grads = self._layer._short_backward(tape, short.nothing, dstate)
             return dx, state, {name.removesuffix(SUFFIX): grad for name, grad in grads.items()}
+        if tape.spent:
+            self._layer.backward(tape, None)  # which says so
+        tape.unfold()
         T, B, _ = tape.inputs[0].shape
         rows: tuple[int, ...] = () if tape.unbatched else (B,)
         given = self._shaped("dstate", dstate, (*rows, self.hidden_size))

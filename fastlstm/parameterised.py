@@ -4,7 +4,7 @@ packed copies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,14 +135,21 @@ class Parameterised:
         vars(self).update(state)
         self._variant = packing.variant_of(self.spec, self.dtype)
 
-    def _bind(self) -> tuple[list[Any], object]:
-        """The packed weights of all layers, and the epoch of the parameters in which they hold, if they do so beyond
-        this call.
+    def _bind(self, ways: Sequence[str]) -> tuple[list[Any], object]:
+        """The weights of all layers, each packed in a way of its own, and the epoch of the parameters in which they
+        hold, if they do so beyond this call.
         """
-        epoch, names = self._mapping.epoch, [suffix for suffixes in self._suffixes for suffix in suffixes]
-        packs = [self._pack("forward", suffix) for suffix in names]
-        holds = self._frozen or all(self._packed["forward" + suffix][2] is epoch for suffix in names)
-        return packs, epoch if holds else None
+        epoch, held = self._mapping.epoch, True
+        packs = []
+        for way, suffixes in zip(ways, self._suffixes, strict=True):
+            for suffix in suffixes:
+                packs.append(self._pack(way, suffix))
+                held = held and (self._frozen or self._packed[way + suffix][2] is epoch)
+        return packs, epoch if held else None
+
+    def _matrices(self) -> list[np.ndarray]:
+        """W_ih and W_hh of the first layer's first direction."""
+        return [self._parameters["weight_ih_l0"], self._parameters["weight_hh_l0"]]
 
     def _lie(self) -> list[np.ndarray] | None:
         """The parameters of the first layer's first direction, if somebody holds them, who may change them before the

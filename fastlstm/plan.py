@@ -27,11 +27,17 @@ ROW_GFLOPS, L3_BYTES_US, IN_L3 = 60.0, 3e4, 2 * L2
 # Hidden units from which on, or units times features, the matrix unit multiplies (`simd.digits`): with fewer, to split
 # takes longer, first of all a single row. Then W x of so many features is in digits too.
 DIGIT_UNITS, DIGIT_WORK, DIGIT_FEATURES = 64, 1 << 13, 20
+LONG_S = 0.1  # seconds that a call is expected to take from which on Ctrl-C must be able to end it
 MOST_SUMMED = 1 << 15  # products of digits up to which sums of them fit 32 bits
 ROWS = 32  # T * B up to which weights are read where they lie
 # Up to so many rows W x is computed for a chunk of steps beforehand; in the matrix unit, whose weights come from L3 for
 # less time than registers', up to more.
 FEW_ROWS, FEW_UNIT_ROWS, CHUNK_ROWS = 12, 32, 96
+
+
+def is_long(flops: float) -> bool:
+    """Whether a call of so many floating-point operations is expected to take `LONG_S`."""
+    return flops / GFLOPS / 1e9 > LONG_S
 
 
 class Plan(NamedTuple):

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from collections.abc import Iterable
+from struct import pack_into
 from typing import NamedTuple
 
 import numpy as np
 
 from fastlstm.cell import CellSpec
-from fastlstm.passes.frames import (
-    MOMENTS,
-    PLACES,
-    ZEROS,
-    Backward,
-    Forward,
-    block_elements,
-    piece_elements,
-    piece_steps,
-    split_elements,
-    split_room,
-)
-from fastlstm.passes.packing import Gradients, Transposed, Weights, frame_of, padded, zeros
-from fastlstm.plan import GFLOPS, Plan
+from fastlstm.passes.frames import MOMENTS, PLACES, Backward, Forward
+from fastlstm.passes.packing import Gradients, Transposed, Weights, zeros
+from fastlstm.passes.templates import BACKWARD_ARRAYS, FORWARD_ARRAYS, Rows, Sizes, backward_template, forward_template
+from fastlstm.plan import Plan, is_long
 from fastlstm.runtime import reuse
-from fastlstm.runtime.memory import LINE, MASK, address, pool
+from fastlstm.runtime.memory import LINE, MASK, address, addresses, pool
 from fastlstm.runtime.threads import alone, fan_out, get_num_threads, patiently
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
-from fastlstm.simd.isa import DIGITS, DIGITS_IN_L2, PANEL, PRODUCT_COLUMNS, PRODUCT_ROWS, SIDE, target
 
-LONG_S = 0.1  # seconds that a call is expected to take from which on Ctrl-C must be able to end it
-PAD = 16  # elements between the rows of workspace, so that rows of 4 KiB do not fall on the same lines of L1
+_NO_TAPE = [0] * 6
+_ONE_STEP = Plan(1, False, 0, "one step", False, 0.0)
 
 
 class Ragged(NamedTuple):
@@ -92,12 +82,16 @@ class _Meeting:
     def __init__(self, directions: int, parts: int, flops: float = 0.0) -> None:
         self._words: np.ndarray | None = None
         self.place, self.barriers = 0, [0] * directions
-        self.long = flops / GFLOPS / 1e9 > LONG_S
+        self.long = is_long(flops)
         parties = directions * parts
         if parties > 1 or self.long:
             self._words = np.zeros((PLACES + LINE + (8 + MASK) * parties) // 8, np.int64)
             self.place = address(self._words) + -address(self._words) % LINE
             self.barriers = [self.place + (2 + d) * LINE for d in range(directions)]
+
+    def words(self, d: int) -> dict[str, int]:
+        """The words of a direction's frame that tell of it."""
+        return {"meeting": self.place, "sync": self.barriers[d]} if self.place else {}
 
     def given_up(self) -> bool:
         """Whether the threads waited for each other in vain."""
@@ -138,22 +132,17 @@ def _run_parts(name: str, variant: Variant, plan: Plan, frames: np.ndarray, cls,
     alone(task, len(frames), address(frames))
 
 
-def _where(array: np.ndarray | None) -> int:
-    return 0 if array is None else address(array)
-
-
-def _strides(array: np.ndarray) -> tuple[int, int]:
-    """Elements from step to step and from row to row of an array (T, B, n), or (N, n), which has no steps."""
-    step = array.strides[0] if array.ndim == 3 else 0
-    return step // array.itemsize, array.strides[-2] // array.itemsize
+def _places(arrays: Iterable[np.ndarray | None]) -> list[int]:
+    """The addresses of arrays, 0 for what is not there."""
+    return [0 if array is None else address(array) for array in arrays]
 
 
 def row_stride(x: np.ndarray) -> int | None:
     """Elements between consecutive rows of x (T, B, n), taken as (T * B, n), or (N, n); None where that is no single
     number.
     """
-    step, row = _strides(x)
-    if x.ndim == 2:
+    step, row, packed = Rows.of(x)
+    if packed:
         return row
     T, B, _ = x.shape
     if B == 1:
@@ -169,13 +158,13 @@ def _uniform(x: np.ndarray) -> int:
 
 
 def _masks(masks: Masks, item: int) -> dict[str, int]:
-    """The fields of a frame that tell of masks."""
-    fields: dict[str, int] = {}
+    """The words of a frame that tell of masks."""
+    words: dict[str, int] = {}
     for name, mask in zip(("mask", "zone_c", "zone_h"), masks, strict=True):
         if mask is not None:
-            fields |= {name: address(mask), f"{name}_step": mask.strides[0] // item}
-            fields |= {f"{name}_row": mask.strides[1] // item}
-    return fields
+            words |= {name: address(mask), f"{name}_step": mask.strides[0] // item}
+            words |= {f"{name}_row": mask.strides[1] // item}
+    return words
 
 
 def _shape(x: np.ndarray, ragged: Ragged | None) -> tuple[int, int]:
@@ -190,8 +179,16 @@ def _ragged(ragged: Ragged | None, d: int, state_h: int, state_c: int) -> dict[s
     fields = {"offsets": address(ragged.offsets), "order": address(ragged.order)}
     if (resets := ragged.resets[d]) is not None:
         fields |= {"resets": address(resets)}
-        fields |= {"h_reset": _where(ragged.h_reset) + d * state_h, "c_reset": _where(ragged.c_reset) + d * state_c}
+        h, c = _places((ragged.h_reset, ragged.c_reset))
+        fields |= {"h_reset": h + d * state_h, "c_reset": c + d * state_c}
     return fields
+
+
+def _fill(frames: np.ndarray, d: int, first: int, places: list[int], cls, words: dict[str, int]) -> None:
+    """Write addresses into the frame of a direction, from a word on, and other words by their names."""
+    pack_into(f"{len(places)}q", frames.data, 8 * (d * frames.shape[1] + first), *places)
+    for name, word in words.items():
+        frames[d, cls._fields.index(name)] = word
 
 
 def forward(
@@ -213,109 +210,24 @@ def forward(
     (N, D*P).
     """
     (T, B), I, (D, _, P), H, dtype = _shape(x, ragged), x.shape[-1], h_0.shape, c_0.shape[2], x.dtype
-    lanes = target().lanes(dtype)
-    room = 0 if plan.chunk else padded(I, dtype)  # for x before h
-    h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
-    panels = -(-H // lanes)
-    split = block_elements(variant, H, P, c_row, lanes)
-    z = split + split_room(variant, B * max(1, plan.chunk), I, P)
-    scratch = z + plan.chunk * B * -(-panels // (plan.parts if plan.by_units else 1)) * PANEL * lanes
-    sizes = [2 * B * h_row, B * c_row, B * h_row if variant.holds else 0, plan.parts * scratch]
-    offsets = [sum(sizes[:k]) for k in range(len(sizes))]
-    space = pool.take(D * sum(sizes), dtype)
-    meeting = _Meeting(D, plan.parts, 8.0 * D * H * (I + H) * T * B)
-    x_step, x_row = _strides(x)
+    rows = Rows.of(x)
     if plan.chunk:
-        x_row = _uniform(x)
-    y_step, y_row = _strides(y)
+        rows = rows._replace(row=_uniform(x))
+    template = forward_template(variant, plan, Sizes(T, B, I, H, P), dtype, rows, Rows.of(y), tuple(reverse))
+    space = pool.take(template.elements, dtype)
+    frames = template.at(address(space))
+    meeting = _Meeting(D, plan.parts, 8.0 * D * H * (I + H) * T * B)
     item = dtype.itemsize
     state_h, state_c = B * P * item, B * H * item
-    frames = []
+    x_at, h, c, y_at, h_end, c_end = addresses((x, h_0, c_0, y, h_n, c_n))
     for d in range(D):
-        h, c, held, part = (address(space) + (d * sum(sizes) + offset) * item for offset in offsets)
-        taped = {}
-        if tape:
-            taped = {f: _where(array) for f, array in zip(Taped._fields, tape[d], strict=True)}
-        pack = {name: _where(array) for name, array in zip(Weights._fields, packs[d], strict=True)}
-        frames.append(
-            Forward(
-                T=T, B=B, I=I, H=H, P=P, parts=plan.parts, by_units=plan.by_units, chunk=plan.chunk,
-                reverse=reverse[d], parties=D * plan.parts, meeting=meeting.place, sync=meeting.barriers[d],
-                x=address(x), x_step=x_step, x_row=x_row,
-                h_0=address(h_0) + d * state_h, c_0=address(c_0) + d * state_c,
-                y=address(y) + d * P * item, y_step=y_step, y_row=y_row,
-                h_n=address(h_n) + d * state_h, c_n=address(c_n) + d * state_c,
-                h=h + room * item, h_row=h_row, c=c, c_row=c_row, held=held,
-                scratch=part, scratch_part=scratch, projected=z, split=split,
-                x_packed=x.ndim == 2, y_packed=y.ndim == 2,
-                **({"gates": 0, "cells": 0} | taped), **pack, **_ragged(ragged, d, state_h, state_c),
-                **(_masks(masks[d], item) if masks else {}),
-            )
-        )  # fmt: skip
-    _run("forward", variant, plan, frame_of(*frames), Forward, meeting)
+        places = [x_at, h + d * state_h, c + d * state_c, y_at + d * P * item, h_end + d * state_h, c_end + d * state_c]
+        places += _places(tape[d]) if tape else _NO_TAPE
+        places += _places(packs[d])
+        words = meeting.words(d) | _ragged(ragged, d, state_h, state_c) | (_masks(masks[d], item) if masks else {})
+        _fill(frames, d, FORWARD_ARRAYS, places, Forward, words)
+    _run("forward", variant, plan, frames, Forward, meeting)
     pool.give(space)
-
-
-def _dx_rows(plan: Plan, H: int) -> int:
-    """Rows of a block of dx: of dG in digits so many as leave half of L2 to the weights."""
-    if not plan.in_unit:
-        return target().block_rows
-    return max(4, min(16, DIGITS_IN_L2 // (4 * H * DIGITS * SIDE))) * SIDE
-
-
-def _unit_room(columns: int, dx_rows: int, H: int, N: int, lanes: int) -> int:
-    """Elements of a part's scratch for the matrix unit: of dG of a block of rows in digits, behind its z, for dh and
-    dx; or, for dW, of a panel of dG in pieces, a tile and columns of [x, h].
-    """
-    dg = max(rows * PANEL * lanes + split_elements(rows, 4 * H) for rows in (target().block_rows, dx_rows))
-    deep = piece_steps(PRODUCT_ROWS)
-    packed = PRODUCT_ROWS * PANEL * lanes + piece_elements(deep, PANEL * lanes)
-    dw = packed + piece_elements(1, lanes) + piece_elements(piece_steps(min(PRODUCT_ROWS, N)), columns + 2 * lanes)
-    return max(dg, dw)
-
-
-@lru_cache(maxsize=64)
-def _backward_room(
-    variant: Variant, plan: Plan, N: int, B: int, I: int, H: int, P: int, dtype: np.dtype
-) -> tuple[dict[str, int], dict[str, int], int]:
-    """Of the workspace of one direction: the elements of rows and of a part's scratch; where each field of the frame
-    has its place, in bytes; and the elements of all. Worked out once: it takes as long as some steps of a row.
-    """
-    lanes, whole = target().lanes(dtype), variant.whole
-    h_row, c_row, dg_row = (padded(n + PAD, dtype) for n in (padded(P, dtype), padded(H, dtype), 4 * H))
-    dw_row = padded(4 * H, dtype) + PAD
-    columns = min(I + P, PRODUCT_COLUMNS)
-    block = PRODUCT_ROWS * PANEL * lanes + padded(columns * min(PRODUCT_ROWS, N), dtype)
-    dx_rows = _dx_rows(plan, H)
-    block = max(block, dx_rows * PANEL * lanes)
-    if plan.in_unit:
-        block = max(_unit_room(columns, dx_rows, H, N, lanes), block)
-    if whole:
-        at_once = target().whole_rows
-        digits = split_elements(at_once, 4 * H) if plan.in_unit else 0
-        block = max(block, at_once * (h_row + 2 * c_row) + c_row + digits)
-    scratch = ZEROS * lanes + block
-    rows, peephole = plan.chunk * B, variant.diagonal or variant.full
-    sizes = {
-        "dw": (I + P) * dw_row,
-        "dg": 2 * B * dg_row,
-        "dc": B * c_row,
-        "h": rows * h_row if not variant.keeps else 0,
-        "carry": B * h_row if variant.zoned_h else 0,
-        "before": rows * H if peephole else 0,
-        "after": rows * H if peephole else 0,
-        "dh": rows * h_row if variant.projected else 0,
-        "r": rows * H if variant.projected else 0,
-        **{name: rows * 4 * H if variant.normed else 0 for name in ("du", "dv")},
-        **{name: rows * H if variant.normed else 0 for name in ("dn", "units_c")},
-        "scratch": plan.parts * scratch,
-    }
-    places, elements = {}, 0
-    for name, size in sizes.items():
-        places[name] = elements * dtype.itemsize
-        elements += padded(size + lanes, dtype)
-    strides = {"dw_row": dw_row, "dg_row": dg_row, "c_row": c_row, "h_row": h_row, "dw_hr_row": padded(H, dtype)}
-    return strides | {"scratch_part": scratch, "dx_rows": dx_rows}, places, elements
 
 
 def backward(
@@ -337,50 +249,34 @@ def backward(
     ragged: Ragged | None = None,
     masks: list[Masks] | None = None,
 ) -> list[dict[str, np.ndarray]]:
-    """Run one layer backward; shapes as in `forward`, but that x of a ragged call is packed; dxs: an array (T, B, I) or
-    (N, I) for each direction. The gates on the tape become dG. Returns the gradients of each direction by name.
+    """Run one layer backward; shapes as in `forward`, but that x of a ragged call is packed; dxs: arrays alike
+    (T, B, I) or (N, I), one for each direction. The gates on the tape become dG. Returns the gradients of each
+    direction by name.
     """
     (T, B), I, (D, _, P), H, dtype = _shape(x, ragged), x.shape[-1], h_0.shape, c_0.shape[2], x.dtype
     N = T * B if ragged is None else ragged.size
     assert not plan.in_unit or all(pack.digits_hh is not None for pack in packs), "a plan without its digits"
-    rows, places, each = _backward_room(variant, plan, N, B, I, H, P, dtype)
-    space = pool.take(D * each, dtype)
+    template = backward_template(
+        variant, plan, Sizes(T, B, I, H, P), N, dtype, _uniform(x), Rows.of(dy), Rows.of(dxs[0]), tuple(reverse)
+    )
+    space = pool.take(template.elements, dtype)
+    frames = template.at(address(space))
     meeting = _Meeting(D, plan.parts, 16.0 * D * H * (I + H) * T * B)
-    dy_step, dy_row = _strides(dy)
     item = dtype.itemsize
     state_h, state_c = B * P * item, B * H * item
-    frames, grads, start = [], [], address(space)
+    x_at, h, c, dy_at, dh, dc, dh_to, dc_to = addresses((x, h_0, c_0, dy, dh_n, dc_n, dh_0, dc_0))
+    grads = []
     for d in range(D):
-        room = {name: start + place for name, place in places.items()}
-        start += each * item
-        dx_step, dx_row = _strides(dxs[d])
-        grad = Gradients(spec, I, H, dtype, rows["dw_row"])
+        grad = Gradients(spec, I, H, dtype)
         grads.append(grad)
-        arrays = dict(zip(Transposed._fields, packs[d], strict=True))
-        arrays |= dict(zip(Taped._fields, tape[d], strict=True))
-        arrays |= {"dw_ih": grad.w_ih, "dw_hh": grad.w_hh, "db": grad.b, "dw_hr": grad.w_hr}
-        arrays |= {"dw_ch": grad.w_ch, "dw_ch_new": grad.w_ch_new}
-        if grad.normal is not None:
-            arrays |= dict(zip(("dgain_ih", "dgain_hh", "dgain_c", "dshift_c"), grad.normal, strict=True))
-        extra = _ragged(ragged, d, state_h, state_c)
-        extra.pop("h_reset", None)
-        frames.append(
-            Backward(
-                T=T, B=B, I=I, H=H, P=P, parts=plan.parts, by_units=plan.by_units, chunk=plan.chunk,
-                reverse=reverse[d], parties=D * plan.parts, meeting=meeting.place, sync=meeting.barriers[d],
-                in_pieces=plan.in_unit,
-                x=address(x), x_row=_uniform(x),
-                h_0=address(h_0) + d * state_h, c_0=address(c_0) + d * state_c,
-                dy=address(dy) + d * P * item, dy_step=dy_step, dy_row=dy_row,
-                dh_n=address(dh_n) + d * state_h, dc_n=address(dc_n) + d * state_c,
-                dx=address(dxs[d]), dx_step=dx_step, dx_row=dx_row,
-                dh_0=address(dh_0) + d * state_h, dc_0=address(dc_0) + d * state_c,
-                dy_packed=dy.ndim == 2, dx_packed=dxs[d].ndim == 2, **rows,
-                **room, **{name: _where(array) for name, array in arrays.items()}, **extra,
-                **(_masks(masks[d], item) if masks else {}),
-            )
-        )  # fmt: skip
-    _run("backward", variant, plan, frame_of(*frames), Backward, meeting)
+        at_h, at_c = d * state_h, d * state_c
+        places = [x_at, h + at_h, c + at_c, dy_at + d * P * item, dh + at_h, dc + at_c]
+        places += [address(dxs[d]), dh_to + at_h, dc_to + at_c]
+        places += _places(tape[d]) + _places(packs[d]) + _places(grad.arrays())
+        words = meeting.words(d) | _ragged(ragged, d, state_h, state_c) | (_masks(masks[d], item) if masks else {})
+        words.pop("h_reset", None)
+        _fill(frames, d, BACKWARD_ARRAYS, places, Backward, words)
+    _run("backward", variant, plan, frames, Backward, meeting)
     pool.give(space)
     return [grad.named() for grad in grads]
 
@@ -398,35 +294,25 @@ class StepCall:
         dtype: np.dtype,
         masks: list[Masks] | None = None,
     ) -> None:
-        (I, H, P, B), item, L = sizes, dtype.itemsize, len(packs)
-        room, lanes = padded(max(I, P), dtype), target().lanes(dtype)
-        h_row, c_row = room + padded(P, dtype) + PAD, padded(H, dtype) + PAD
-        split = block_elements(variant, H, P, c_row, lanes)
-        scratch = split + split_room(variant, B, max(I, P), P)
+        (I, H, P, B), L = sizes, len(packs)
         self.x = zeros(B * I, dtype).reshape(B, I)
         self.h = zeros(L * B * P, dtype).reshape(L, B, P)
         self.c = zeros(L * B * H, dtype).reshape(L, B, H)
         self._outputs = [np.zeros((B, P), dtype) for _ in packs]
         self.y = self._outputs[-1]
-        self._space = zeros(3 * B * h_row + B * c_row + scratch, dtype)
-        self._kept = _Meeting(1, 1), packs, masks
-        base, frames = address(self._space), []
-        for k, pack in enumerate(packs):
-            x = self._outputs[k - 1] if k else self.x
-            h, c = address(self.h[k]), address(self.c[k])
-            frames.append(
-                Forward(
-                    T=1, B=B, I=x.shape[1], H=H, P=P, parts=1, by_units=0, chunk=0, reverse=0,
-                    parties=1, meeting=0, sync=0,
-                    x=address(x), x_step=x.size, x_row=x.shape[1], h_0=h, c_0=c,
-                    y=address(self._outputs[k]), y_step=B * P, y_row=P, h_n=h, c_n=c, gates=0, cells=0,
-                    h=base + room * item, h_row=h_row, held=base + 2 * B * h_row * item,
-                    c=base + 3 * B * h_row * item, c_row=c_row,
-                    scratch=base + (3 * B * h_row + B * c_row) * item, scratch_part=scratch, projected=scratch,
-                    split=split,
-                    **{name: _where(array) for name, array in zip(Weights._fields, pack, strict=True)},
-                    **(_masks(masks[k], item) if masks else {}),
-                )
-            )  # fmt: skip
-        self._frames = frame_of(*frames)
+        inputs = [self.x, *self._outputs[:-1]]
+        templates = [
+            forward_template(
+                variant, _ONE_STEP, Sizes(1, B, x.shape[1], H, P), dtype, Rows(0, x.shape[1], False),
+                Rows(0, P, False), (False,),
+            )
+            for x in inputs
+        ]  # fmt: skip
+        self._space = zeros(max(template.elements for template in templates), dtype)
+        self._kept = packs, masks
+        self._frames = np.concatenate([template.at(address(self._space)) for template in templates])
+        for k, (x, y, pack) in enumerate(zip(inputs, self._outputs, packs, strict=True)):
+            places = addresses((x, self.h[k], self.c[k], y, self.h[k], self.c[k])) + _NO_TAPE + _places(pack)
+            words = _masks(masks[k], dtype.itemsize) if masks else {}
+            _fill(self._frames, k, FORWARD_ARRAYS, places, Forward, words)
         self.address = address(self._frames)

@@ -31,67 +31,70 @@ class Forward(NamedTuple):
     chunk: int  # steps whose W x is computed beforehand; 0: with each step
     reverse: int  # whether time runs from T - 1 to 0
     parties: int  # threads of the whole call, both directions
-    meeting: int  # where they meet once: arrivals and, on a line of its own, the verdict
-    sync: int  # barrier of the parts
-    x: int  # (T, B, I), last axis contiguous
     x_step: int
     x_row: int
-    weights: int  # [panel][I + P][gate][lane], as the variant stores it (`simd.stored`, `simd.exact`)
-    bias: int  # [panel][gate][lane]; scaled: `ZEROS` vectors of zeros, then bias, scales of W and of R, starts, each so
+    x_packed: int  # whether x is (N, I), its rows x_row apart
+    y_step: int
+    y_row: int
+    y_packed: int
+    h_row: int
+    c_row: int
+    scratch_part: int
+    projected: int  # where in a part's scratch W x begins
+    split: int  # where in it what the matrix unit needs begins
+    # arrays of a call, then the tape as `calls.Taped`, and weights as `packing.Weights` has them
+    x: int  # (T, B, I), last axis contiguous
     h_0: int  # (B, P)
     c_0: int  # (B, H)
     y: int  # (T, B, P), last axis contiguous
-    y_step: int
-    y_row: int
     h_n: int  # (B, P)
     c_n: int  # (B, H)
     gates: int  # tape: (N, 4, H) of i, f, g, o
     cells: int  # tape: (N, H) of c
-    h: int  # workspace: two times (B, h_row), h of the step before and of this one; x stands before each row
-    h_row: int
-    c: int  # workspace: (B, c_row)
-    c_row: int
-    scratch: int  # workspace of each part: z of a block of rows, digits, then W x of a chunk
-    scratch_part: int
-    projected: int  # where in it W x begins
-    split: int  # where in it what the matrix unit needs begins
-    digits_ih: int = 0  # w_ih in digits (`kernels.digits`), or 0; not without
-    digits_hh: int = 0  # w_hh
+    inputs: int  # tape, ragged or special: (N, P), h of the step before as it went into the gates
+    units_ih: int  # tape, normed: (N, 4, H), W x normalised
+    units_hh: int  # and R h
+    moments: int  # tape, normed: (N, MOMENTS)
+    weights: int  # [panel][I + P][gate][lane], as the variant stores it (`simd.stored`, `simd.exact`)
+    bias: int  # [panel][gate][lane]; scaled: `ZEROS` vectors of zeros, then bias, scales of W and of R, starts, each so
+    digits_ih: int  # w_ih in digits (`kernels.digits`), or 0; not without
+    digits_hh: int  # w_hh
+    peep: int  # diagonal: [panel][gate][lane]
+    w_ch: int  # full: [panel][H][gate][lane]; of gates that see the c before
+    w_ch_new: int  # full and output_new: the same, of the output gate
+    w_hr: int  # projected: packed columns, K = H, N = P
+    gain_ih: int  # normed: [panel][gate][lane]
+    gain_hh: int
+    gain_c: int  # (H,)
+    shift_c: int  # (H,)
+    # several threads, and calls that may be called off
+    meeting: int  # where they meet once: arrivals and, on a line of its own, the verdict
+    sync: int  # barrier of the parts
     # ragged
-    offsets: int = 0  # (T + 1,): where on the tape each step begins, and the last one ends
-    order: int = 0  # (B,): the row of each rank
-    x_packed: int = 0  # whether x is (N, I), its rows x_row apart
-    y_packed: int = 0
-    resets: int = 0  # (T, B) bytes, or 0
-    h_reset: int = 0  # (B, P)
-    c_reset: int = 0  # (B, H)
-    inputs: int = 0  # tape, ragged or special: (N, P), h of the step before as it went into the gates
-    # special
-    peep: int = 0  # diagonal: [panel][gate][lane]
-    mask: int = 0  # masked: (T, B, P)
-    mask_step: int = 0
-    mask_row: int = 0
-    zone_c: int = 0  # zoned_c: (T, B, H)
-    zone_c_step: int = 0
-    zone_c_row: int = 0
-    zone_h: int = 0  # zoned_h: (T, B, P)
-    zone_h_step: int = 0
-    zone_h_row: int = 0
-    held: int = 0  # workspace, masked or zoned_h: (B, h_row), h of the step before as it is
-    w_ch: int = 0  # full: [panel][H][gate][lane]; of gates that see the c before
-    w_ch_new: int = 0  # full and output_new: the same, of the output gate
-    w_hr: int = 0  # projected: packed columns, K = H, N = P
-    gain_ih: int = 0  # normed: [panel][gate][lane]
-    gain_hh: int = 0
-    gain_c: int = 0  # (H,)
-    shift_c: int = 0  # (H,)
-    units_ih: int = 0  # tape, normed: (N, 4, H), W x normalised
-    units_hh: int = 0  # and R h
-    moments: int = 0  # tape, normed: (N, MOMENTS)
+    offsets: int  # (T + 1,): where on the tape each step begins, and the last one ends
+    order: int  # (B,): the row of each rank
+    resets: int  # (T, B) bytes, or 0
+    h_reset: int  # (B, P)
+    c_reset: int  # (B, H)
+    # masked, zoned_c, zoned_h
+    mask: int  # masked: (T, B, P)
+    mask_step: int
+    mask_row: int
+    zone_c: int  # zoned_c: (T, B, H)
+    zone_c_step: int
+    zone_c_row: int
+    zone_h: int  # zoned_h: (T, B, P)
+    zone_h_step: int
+    zone_h_row: int
+    # workspace
+    h: int  # two times (B, h_row), h of the step before and of this one; x stands before each row
+    c: int  # (B, c_row)
+    held: int  # masked or zoned_h: (B, h_row), h of the step before as it is
+    scratch: int  # workspace of each part: z of a block of rows, digits, then W x of a chunk
 
 
 class Backward(NamedTuple):
-    """Arguments of a backward pass."""
+    """Arguments of a backward pass. Workspace of chunks has N rows of a chunk, aligned with the tape."""
 
     T: int
     B: int
@@ -103,89 +106,93 @@ class Backward(NamedTuple):
     chunk: int  # steps between two products for dx and dW
     reverse: int  # whether the forward pass ran from T - 1 to 0
     parties: int  # threads of the whole call, both directions
-    meeting: int  # where they meet once: arrivals and, on a line of its own, the verdict
-    sync: int  # barrier of the parts
-    x: int  # (N, I), rows x_row apart
+    in_pieces: int  # amx: whether the matrix unit multiplies for dW
     x_row: int
-    gates: int  # tape: (N, 4, H) of i, f, g, o; becomes dG
-    cells: int  # tape: (N, H) of c
+    dy_step: int
+    dy_row: int
+    dy_packed: int  # whether dy is (N, P), its rows dy_row apart
+    dx_step: int
+    dx_row: int
+    dx_packed: int
+    dx_rows: int  # rows of a block of dx, in whole tiles of 16
+    dw_row: int
+    dg_row: int
+    c_row: int
+    h_row: int
+    dw_hr_row: int
+    scratch_part: int
+    # arrays of a call, then the tape as `calls.Taped`, weights as `packing.Transposed` and gradients as
+    # `packing.Gradients` has them
+    x: int  # (N, I), rows x_row apart
     h_0: int  # (B, P)
     c_0: int  # (B, H)
     dy: int  # (T, B, P), last axis contiguous
-    dy_step: int
-    dy_row: int
     dh_n: int  # (B, P)
     dc_n: int  # (B, H)
-    w_hh: int  # packed columns: K = 4H, N = P
-    w_ih: int  # packed columns: K = 4H, N = I
-    in_pieces: int  # amx: whether the matrix unit multiplies for dW
-    digits_hh: int  # the packed columns in digits, for dh and dx in the matrix unit, or 0
-    digits_ih: int
     dx: int  # (T, B, I), last axis contiguous
-    dx_step: int
-    dx_row: int
-    dx_rows: int  # rows of a block of dx, in whole tiles of 16
     dh_0: int  # (B, P)
     dc_0: int  # (B, H)
+    gates: int  # tape: (N, 4, H) of i, f, g, o; becomes dG
+    cells: int  # tape: (N, H) of c
+    inputs: int  # tape, ragged or special: (N, P), h of the step before as it went into the gates
+    units_ih: int  # tape, normed: (N, 4, H), W x normalised
+    units_hh: int  # and R h
+    moments: int  # tape, normed: (N, MOMENTS)
+    w_hh: int  # packed columns: K = 4H, N = P
+    w_ih: int  # packed columns: K = 4H, N = I
+    digits_hh: int  # the packed columns in digits, for dh and dx in the matrix unit, or 0
+    digits_ih: int
+    peep: int  # diagonal: [panel][gate][lane]
+    w_ch: int  # full: packed columns, K = 4H, N = H
+    w_ch_new: int  # full and output_new: packed columns, K = H, N = H
+    w_hr: int  # projected: packed columns, K = P, N = H
+    gain_ih: int  # normed: (4, H)
+    gain_hh: int
+    gain_c: int  # (H,)
+    shift_c: int  # (H,)
     dw_ih: int  # (4H, I)
     dw_hh: int  # (4H, P)
     db: int  # (4H,)
-    dw: int  # workspace: (I + P, dw_row), the gradients of both matrices, transposed
-    dw_row: int
-    dg: int  # workspace: two times (B, dg_row), dG of the step after and of this one
-    dg_row: int
-    dc: int  # workspace: (B, c_row)
-    c_row: int
-    h: int  # workspace: (chunk * B, h_row), h of each step, for the product with dG of the step after
-    h_row: int
-    scratch: int  # workspace of each part: zeros, then a block of rows, or a packed panel of dG and strips of [x, h]
-    scratch_part: int
+    dw_ch: int  # peephole: diagonal (4H,), or full: (H, dw_row), transposed
+    dw_ch_new: int  # the same for the output gate on the new c
+    dw_hr: int  # projected: (P, w_hr_row)
+    dgain_ih: int  # normed: (4H,)
+    dgain_hh: int
+    dgain_c: int  # (H,)
+    dshift_c: int
+    # several threads, and calls that may be called off
+    meeting: int  # where they meet once: arrivals and, on a line of its own, the verdict
+    sync: int  # barrier of the parts
     # ragged
-    offsets: int = 0  # (T + 1,): where on the tape each step begins, and the last one ends
-    order: int = 0  # (B,): the row of each rank
-    dy_packed: int = 0  # whether dy is (N, P), its rows dy_row apart
-    dx_packed: int = 0
-    resets: int = 0  # (T, B) bytes, or 0
-    c_reset: int = 0  # (B, H)
-    inputs: int = 0  # tape, ragged or special: (N, P), h of the step before as it went into the gates
-    # special; workspace of chunks has N rows of a chunk, aligned with the tape
-    peep: int = 0  # diagonal: [panel][gate][lane]
-    mask: int = 0  # masked: (T, B, P)
-    mask_step: int = 0
-    mask_row: int = 0
-    zone_c: int = 0  # zoned_c: (T, B, H)
-    zone_c_step: int = 0
-    zone_c_row: int = 0
-    zone_h: int = 0  # zoned_h: (T, B, P)
-    zone_h_step: int = 0
-    zone_h_row: int = 0
-    carry: int = 0  # workspace, zoned_h: (B, h_row), what of dh goes to the step before directly
-    before: int = 0  # workspace, peephole: (chunk * B, H), c before
-    after: int = 0  # workspace, peephole or normed: (chunk * B, H), c as it went into the output
-    dw_ch: int = 0  # peephole: diagonal (4H,), or full: workspace (H, dw_row), transposed
-    dw_ch_new: int = 0  # the same for the output gate on the new c
-    w_ch: int = 0  # full: packed columns, K = 4H, N = H
-    w_ch_new: int = 0  # full and output_new: packed columns, K = H, N = H
-    w_hr: int = 0  # projected: packed columns, K = P, N = H
-    dw_hr: int = 0  # projected: (P, w_hr_row)
-    dw_hr_row: int = 0
-    dh: int = 0  # workspace, projected: (chunk * B, h_row), dh
-    r: int = 0  # workspace, projected: (chunk * B, H), h before projection
-    gain_ih: int = 0  # normed: (4, H)
-    gain_hh: int = 0
-    gain_c: int = 0  # (H,)
-    shift_c: int = 0  # (H,)
-    units_ih: int = 0  # tape, normed: (N, 4, H), W x normalised
-    units_hh: int = 0  # and R h
-    moments: int = 0  # tape, normed: (N, MOMENTS)
-    du: int = 0  # workspace, normed: (chunk * B, 4, H), dG as it goes to W x
-    dv: int = 0  # and to R h
-    dn: int = 0  # workspace, normed: (chunk * B, H), gradient of the normalised c
-    units_c: int = 0  # workspace, normed: (chunk * B, H), c normalised
-    dgain_ih: int = 0  # normed: (4H,)
-    dgain_hh: int = 0
-    dgain_c: int = 0  # (H,)
-    dshift_c: int = 0
+    offsets: int  # (T + 1,): where on the tape each step begins, and the last one ends
+    order: int  # (B,): the row of each rank
+    resets: int  # (T, B) bytes, or 0
+    c_reset: int  # (B, H)
+    # masked, zoned_c, zoned_h
+    mask: int  # masked: (T, B, P)
+    mask_step: int
+    mask_row: int
+    zone_c: int  # zoned_c: (T, B, H)
+    zone_c_step: int
+    zone_c_row: int
+    zone_h: int  # zoned_h: (T, B, P)
+    zone_h_step: int
+    zone_h_row: int
+    # workspace
+    dw: int  # (I + P, dw_row), the gradients of both matrices, transposed
+    dg: int  # two times (B, dg_row), dG of the step after and of this one
+    dc: int  # (B, c_row)
+    h: int  # (chunk * B, h_row), h of each step, for the product with dG of the step after
+    carry: int  # zoned_h: (B, h_row), what of dh goes to the step before directly
+    before: int  # peephole: (chunk * B, H), c before
+    after: int  # peephole or normed: (chunk * B, H), c as it went into the output
+    dh: int  # projected: (chunk * B, h_row), dh
+    r: int  # projected: (chunk * B, H), h before projection
+    du: int  # normed: (chunk * B, 4, H), dG as it goes to W x
+    dv: int  # and to R h
+    dn: int  # normed: (chunk * B, H), gradient of the normalised c
+    units_c: int  # normed: (chunk * B, H), c normalised
+    scratch: int  # workspace of each part: zeros, then a block of rows, or a packed panel of dG and strips of [x, h]
 
 
 FORWARD_BYTES, BACKWARD_BYTES = 8 * len(Forward._fields), 8 * len(Backward._fields)
@@ -257,7 +264,7 @@ class StepForward(NamedTuple):
     H: int
     digits_ih: int  # whether W x is computed in digits
     digits_hh: int  # and R h
-    space: int  # workspace: `forward_workspace` elements
+    space: int  # `forward_workspace` elements
     w_ih: int  # (4H, I)
     w_hh: int  # (4H, H)
     b_ih: int  # (4H,)
@@ -281,7 +288,7 @@ class StepBackward(NamedTuple):
     H: int
     dy_step: int
     dy_row: int
-    space: int  # workspace: `backward_workspace` elements
+    space: int  # `backward_workspace` elements
     x: int  # (T * B, I)
     gates: int  # tape: (T, B, 4, H) of i, f, g, o; becomes dG
     cells: int  # tape: (T, B, H) of c

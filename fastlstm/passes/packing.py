@@ -29,6 +29,7 @@ from fastlstm.runtime.workers import worker
 from fastlstm.simd.isa import multiplies_bytes, multiplies_tiles, target
 
 Params = Mapping[str, np.ndarray]
+PAD = 16  # elements between the rows of workspace, so that rows of 4 KiB do not fall on the same lines of L1
 GATES = ("i", "f", "g", "o")
 
 
@@ -100,6 +101,11 @@ def padded(n: int, dtype) -> int:
     """n, rounded up to whole vectors."""
     lanes = target().lanes(dtype)
     return -(-n // lanes) * lanes
+
+
+def gradient_row(H: int, dtype) -> int:
+    """Elements from row to row of the transpose of a matrix's gradient."""
+    return padded(4 * H, dtype) + PAD
 
 
 def zeros(count: int, dtype) -> np.ndarray:
@@ -320,8 +326,8 @@ WAYS = {"forward": pack_forward, "backward": pack_backward, "digits": pack_digit
 class Gradients:
     """Where the backward pass writes the gradients of one direction of one layer."""
 
-    def __init__(self, spec: CellSpec, I: int, H: int, dtype: np.dtype, row: int) -> None:
-        P = spec.proj_size or H
+    def __init__(self, spec: CellSpec, I: int, H: int, dtype: np.dtype) -> None:
+        P, row = spec.proj_size or H, gradient_row(H, dtype)
         self.spec = spec
         self.w_ih, self.w_hh = np.empty((4 * H, I), dtype), np.empty((4 * H, P), dtype)
         self.b = np.empty(4 * H, dtype)
@@ -334,6 +340,11 @@ class Gradients:
             self.w_hr = np.zeros((P, padded(H, dtype)), dtype)
         # Of a normalisation: gain_ih, gain_hh, gain_c, shift_c.
         self.normal = [np.zeros(n, dtype) for n in (4 * H, 4 * H, H, H)] if spec.layer_norm else None
+
+    def arrays(self) -> list[np.ndarray | None]:
+        """What the pass writes to, in the order of its frame."""
+        normal = self.normal or (None, None, None, None)
+        return [self.w_ih, self.w_hh, self.b, self.w_ch, self.w_ch_new, self.w_hr, *normal]
 
     def named(self) -> dict[str, np.ndarray]:
         """The gradients by the parameters' names without suffix, in their shapes."""

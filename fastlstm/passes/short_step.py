@@ -1,4 +1,4 @@
-"""Prepared calls of the kernels that take the weights as they lie, and what all prepared calls share."""
+"""Prepared calls of the kernels that take the weights as they lie."""
 
 from __future__ import annotations
 
@@ -11,41 +11,11 @@ import numpy as np
 
 from fastlstm.passes.frames import StepBackward, StepForward, backward_workspace, forward_workspace
 from fastlstm.passes.packing import in_digits, padded
+from fastlstm.passes.seats import Recorded, Seat, Source, State, is_plain, is_plain_pair, made
 from fastlstm.runtime.memory import address, addresses, aligned
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import Worker, worker
 from fastlstm.simd.isa import target
-
-State = tuple[np.ndarray, np.ndarray]
-# Elements of a gradient from which on it is made to begin a cache line: that saves up to a fifth of the time in which
-# it is written, and takes a microsecond.
-LARGE = 1 << 17
-
-
-def is_plain(a: Any, shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Whether an argument is an array of a shape and dtype that a pass can read as it is."""
-    if type(a) is not np.ndarray or a.dtype is not dtype or a.shape != shape:
-        return False
-    flags = a.flags
-    return flags.c_contiguous and flags.aligned
-
-
-def is_plain_pair(state: Any, shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Whether a state is a pair of such arrays."""
-    if type(state) is not tuple or len(state) != 2:
-        return False
-    return is_plain(state[0], shape, dtype) and is_plain(state[1], shape, dtype)
-
-
-class Seat:
-    """Frames and workspace for one call at a time."""
-
-    def __init__(self, frames: np.ndarray, space: list[np.ndarray]) -> None:
-        self.frames, self.space = frames, space
-        self.words: memoryview[int] = memoryview(frames.reshape(-1).data)
-        self.address = address(frames)
-        self.epoch: object = None  # of the parameters to whose packed copies the frames point
-        self.packs: list[Any] = []
 
 
 class _Prepared:
@@ -94,17 +64,19 @@ class ShortStep(_Prepared):
 
 
 class ShortBackward(_Prepared):
-    """Backward calls of one shape of x, of few rows in all, through a layer of one direction."""
+    """Backward calls of one shape of x, of few rows in all, through a layer of one direction; without a source, of
+    arrays at addresses alone.
+    """
 
     def __init__(
         self, T: int, B: int, I: int, H: int, dy_strides: tuple[int, int], x: tuple[int, ...], y: tuple[int, ...],
-        state: tuple[int, ...], variant: Variant,
+        state: tuple[int, ...], variant: Variant, source: Source | None = None,
     ) -> None:  # fmt: skip
         sizes = {"T": T, "B": B, "I": I, "H": H, "dy_step": dy_strides[0], "dy_row": dy_strides[1]}
         dtype = np.dtype(variant.dtype)
         space = backward_workspace(T, B, H, padded(H, dtype), target().lanes(dtype))
         super().__init__("step_backward", variant, StepBackward, sizes, space)
-        self._y, self._state = y, state
+        self._y, self._state, self._source = y, state, source
         self.nothing = np.zeros(state, dtype)  # no gradient
         outputs = x, state, state, (4 * H, I), (4 * H, H), (4 * H,)
         self._outputs = [(math.prod(shape), shape) for shape in outputs]
@@ -115,15 +87,15 @@ class ShortBackward(_Prepared):
         return is_plain(dy, self._y, dtype) and (dstate is None or is_plain_pair(dstate, self._state, dtype))
 
     def __call__(
-        self, x: np.ndarray, tape: State, state: State, dy: np.ndarray, dstate: State | None, weights: State
-    ) -> list[np.ndarray]:
-        """dx, dh_0, dc_0 and the gradients of w_ih, w_hh and of a bias, for what it `takes`; the gates on the tape
+        self, recorded: Recorded, dy: np.ndarray, dstate: State | None, epoch: object
+    ) -> tuple[np.ndarray, State, list[np.ndarray]]:
+        """dx, (dh_0, dc_0) and the gradients of w_ih, w_hh and of a bias, for what it `takes`; the gates on the tape
         become dG.
         """
-        dtype, empty = self._dtype, np.empty
-        found = [
-            empty(shape, dtype) if count < LARGE else aligned(count, dtype).reshape(shape)
-            for count, shape in self._outputs
-        ]
-        self.run(x, *tape, *state, dy, *(dstate or (self.nothing, self.nothing)), *weights, *found)
-        return found
+        assert self._source is not None
+        x, _, (tape,), state = recorded
+        found = [made(count, shape, self._dtype) for count, shape in self._outputs]
+        ends = dstate or (self.nothing, self.nothing)
+        self.run(x, *tape, *state, dy, *ends, *self._source._matrices(), *found)
+        dx, dh_0, dc_0, *gradients = found
+        return dx, (dh_0, dc_0), gradients

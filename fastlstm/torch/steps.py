@@ -10,14 +10,15 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastlstm.passes import packing
-from fastlstm.passes.short import Shape, ShortForward
+from fastlstm.passes.shapes import Shape
+from fastlstm.passes.short import ShortForward
 from fastlstm.passes.short_step import ShortBackward, ShortStep
 from fastlstm.plan import ROWS
 from fastlstm.runtime.memory import address
@@ -53,11 +54,7 @@ def _packed_step(B: int, I: int, H: int, dtype: torch.dtype) -> ShortForward | N
     )  # fmt: skip
     if not packing.in_digits(variant, I, H)[1] or not ShortForward.fits(shape):
         return None
-    return ShortForward(shape, _unbound, _unbound)
-
-
-def _unbound() -> NoReturn:
-    raise AssertionError("a step is given its weights")
+    return ShortForward(shape)
 
 
 class Way(NamedTuple):
