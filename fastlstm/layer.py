@@ -225,14 +225,7 @@ class LSTM(Inference):
         dx, dstate_0, found = tape.short(tape.recorded, dy, dstate, self._mapping.epoch)
         tape.recorded = None
         tape.cells.clear()
-        grads = []
-        for k in range(0, len(found), 3):
-            grads += found[k : k + 3]
-            if self.bias:
-                grads.append(found[k + 2].copy())
-            else:
-                grads.pop()
-        return dx, dstate_0, dict(zip(self._parameters, grads, strict=True))
+        return dx, dstate_0, dict(zip(self._parameters, found, strict=True))
 
     def trace(
         self,

@@ -22,6 +22,7 @@ class Parameterised:
     input_size: int
     hidden_size: int
     num_layers: int
+    bias: bool
     bidirectional: bool
     proj_size: int
     reverse: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -22,6 +22,8 @@ State = tuple[np.ndarray, np.ndarray]
 
 class Source(Protocol):
     """Whose parameters prepared calls are of."""
+
+    bias: bool
 
     def _bind(self, ways: Sequence[str]) -> tuple[list[Any], object]:
         """Weights packed for each direction of each layer in one of `packing.WAYS`; and the epoch of the parameters in
@@ -44,24 +46,29 @@ class Recorded(NamedTuple):
     state: State  # (h_0, c_0), (L*D, B, H)
 
 
-def is_plain(a: Any, shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Whether an argument is an array of a shape and dtype that a pass can read as it is."""
-    if type(a) is not np.ndarray or a.dtype is not dtype or a.shape != shape:
-        return False
-    flags = a.flags
-    return flags.c_contiguous and flags.aligned
+_PLAIN = 0x101  # NumPy's flags of C order and of aligned elements
+
+
+def is_plain(a: Any, dtype: np.dtype) -> bool:
+    """Whether an argument is an array of a dtype that a pass can read as it is."""
+    return type(a) is np.ndarray and a.dtype is dtype and a.flags.num & _PLAIN == _PLAIN
 
 
 def is_plain_pair(state: Any, shape: tuple[int, ...], dtype: np.dtype) -> bool:
     """Whether a state is a pair of such arrays."""
     if type(state) is not tuple or len(state) != 2:
         return False
-    return is_plain(state[0], shape, dtype) and is_plain(state[1], shape, dtype)
+    h, c = state
+    return is_plain(h, dtype) and is_plain(c, dtype) and h.shape == c.shape == shape
 
 
-def made(count: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An uninitialised array of so many elements."""
-    return np.empty(shape, dtype) if count < LARGE else aligned(count, dtype).reshape(shape)
+def _large(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return aligned(math.prod(shape), dtype).reshape(shape)
+
+
+def maker(shape: tuple[int, ...]) -> Callable[[tuple[int, ...], np.dtype], np.ndarray]:
+    """What makes an uninitialised array of a shape and a dtype."""
+    return np.empty if math.prod(shape) < LARGE else _large
 
 
 class Seat:

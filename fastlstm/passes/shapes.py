@@ -27,15 +27,16 @@ class Shape(NamedTuple):
     H: int
     layers: int
     directions: int
-    batch_first: bool
+    x_first: bool  # whether x has the batch first
+    y_first: bool
     dtype: np.dtype
     variant: Variant
     training: bool = False  # whether there is a tape
     alone: bool = False  # on the calling thread, whatever the number of threads
 
-    def strides(self, n: int, outside: bool) -> tuple[int, int]:
-        """Elements from step to step and from row to row of n features, in the caller's layout or between layers."""
-        return (n, self.T * n) if outside and self.batch_first else (self.B * n, n)
+    def rows(self, n: int, first: bool) -> Rows:
+        """How rows of n features lie where the batch, or else time, comes first."""
+        return Rows(n, self.T * n, False) if first else Rows(self.B * n, n, False)
 
     def width(self, layer: int) -> int:
         """Features of the input of a layer."""
@@ -47,11 +48,11 @@ class Shape(NamedTuple):
 
     def even(self, layer: int) -> bool:
         """Whether the rows of a layer's input are equally far apart."""
-        return layer > 0 or not self.batch_first or 1 in (self.T, self.B)
+        return layer > 0 or not self.x_first or 1 in (self.T, self.B)
 
-    def plans(self) -> list[Plan]:
-        """A plan for each layer."""
-        T, B, H, D, threads = self.T, self.B, self.H, self.directions, self.threads() or 1
+    def plans(self, threads: int | None = None) -> list[Plan]:
+        """A plan for each layer, for so many threads, or as many as there are."""
+        T, B, H, D, threads = self.T, self.B, self.H, self.directions, threads or self.threads() or 1
         return [
             plan_forward(
                 T, B, self.width(k), H, D, self.dtype, threads, self.even(k),
@@ -60,9 +61,9 @@ class Shape(NamedTuple):
             for k in range(self.layers)
         ]  # fmt: skip
 
-    def backward_plans(self) -> list[Plan]:
+    def backward_plans(self, threads: int | None = None) -> list[Plan]:
         """And one back."""
-        T, B, H, D, threads = self.T, self.B, self.H, self.directions, self.threads() or 1
+        T, B, H, D, threads = self.T, self.B, self.H, self.directions, threads or self.threads() or 1
         return [plan_backward(T, B, self.width(k), H, D, self.dtype, threads) for k in range(self.layers)]
 
     def sizes(self, layer: int) -> Sizes:
@@ -71,12 +72,12 @@ class Shape(NamedTuple):
 
     def x_rows(self, layer: int) -> Rows:
         """How the rows of a layer's input lie."""
-        x = Rows(*self.strides(self.width(layer), outside=layer == 0), False)
+        x = self.rows(self.width(layer), layer == 0 and self.x_first)
         return x._replace(row=x.step) if self.B == 1 else x  # a chunk of steps is taken as so many rows
 
     def y_rows(self, layer: int) -> Rows:
         """And those of its output, of all directions."""
-        return Rows(*self.strides(self.directions * self.H, outside=layer == self.layers - 1), False)
+        return self.rows(self.directions * self.H, layer == self.layers - 1 and self.y_first)
 
     @property
     def reverse(self) -> tuple[bool, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from struct import pack_into
+from struct import Struct, pack_into
 
 import numpy as np
 
@@ -38,6 +38,8 @@ from fastlstm.runtime.workers import worker
 
 APART_FLOPS = 3e8  # of a layer: with more, threads should have processors of their own (`passes.meeting`)
 WEIGHTS = 8 * Forward._fields.index("weights")  # bytes of a frame before the addresses of `ShortForward.pointers`
+_NO_TAPE = [0, 0]
+write = Struct("8q").pack_into  # the addresses of a call's arrays, x to c_n, and of the tape's gates and c
 
 
 class ShortForward:
@@ -55,25 +57,21 @@ class ShortForward:
         self._places, self._layer = shape.places(Forward), D * FORWARD_BYTES
         self._whole = (L * D, B, H)
         self._nothing = np.zeros(self._state, self._dtype)
-        self._zeros = address(self._nothing)
-        self._no_tape = [(0, 0)] * (L * D)
+        self._one, self._at = L == D == 1, self._places[0][1]
         self._empty = np.empty if T * B * H * self._dtype.itemsize < reuse.LEAST else reuse.empty
         self._seats = [self._seat()]
-        one = L == D == 1
-        self._step = ShortStep(B, I, H, shape.variant) if one and T == 1 else None
+        self._step = ShortStep(B, I, H, shape.variant) if self._one and T == 1 else None
         self.backward: ShortBackward | LayersBackward | None = None
         if shape.training and source is not None:
-            if one and T * B <= ROWS:
-                strides = shape.strides(H, outside=True)
-                self.backward = ShortBackward(T, B, I, H, strides, shape.x, shape.y, shape.state, shape.variant, source)
+            if self._one and T * B <= ROWS:
+                dy = shape.y_rows(0)
+                self.backward = ShortBackward(T, B, I, H, dy, shape.x, shape.y, shape.state, shape.variant, source)
             elif LayersBackward.fits(shape):
                 self.backward = LayersBackward(shape, source)
 
     @staticmethod
     def fits(shape: Shape) -> bool:
         """Whether such a call can be prepared: parts do not meet, and a seat is small."""
-        if shape.training and not shape.even(0):
-            return False
         plans = shape.plans()
         if any(plan.by_units for plan in plans):
             return False
@@ -99,7 +97,8 @@ class ShortForward:
 
         x is an array of the right shape.
         """
-        return is_plain(x, x.shape, self._dtype) and (state is None or is_plain_pair(state, self._state, self._dtype))
+        dtype = self._dtype
+        return is_plain(x, dtype) and (state is None or is_plain_pair(state, self._state, dtype))
 
     def __call__(
         self, x: np.ndarray, state: State | None, epoch: object, between: Sequence[np.ndarray] = (),
@@ -123,18 +122,12 @@ class ShortForward:
                 return y, (h_n, c_n)
             packs, seat.epoch = self._source._bind(self._ways)
             self._point(seat, packs)
-        if state is None:
-            h_0 = c_0 = self._zeros
-            h, c, x_at, y_at = addresses((h_n, c_n, x, y))
+        h_0, c_0 = state or (self._nothing, self._nothing)
+        if self._one:
+            taped = addresses(tape[0]) if tape else _NO_TAPE
+            write(seat.words, self._at, *addresses((x, h_0, c_0, y, h_n, c_n)), *taped)
         else:
-            h, c, x_at, y_at, h_0, c_0 = addresses((h_n, c_n, x, y, *state))
-        inner = addresses(between or seat.space[1:])
-        xs, ys = (x_at, *inner), (*inner, y_at)
-        taped = [addresses(arrays) for arrays in tape] or self._no_tape
-        for (k, at, part, columns), (gates, cells) in zip(self._places, taped, strict=True):
-            pack_into(
-                "8q", seat.words, at, xs[k], h_0 + part, c_0 + part, ys[k] + columns, h + part, c + part, gates, cells
-            )
+            self._write(seat, addresses((x, h_0, c_0, y, h_n, c_n)), between, tape)
         if self._alone:
             run, frame = self._run.run, seat.address
             for parts in self._parts:
@@ -146,6 +139,17 @@ class ShortForward:
         self._seats.append(seat)
         return y, (h_n, c_n)
 
+    def _write(
+        self, seat: Seat, places: Sequence[int], between: Sequence[np.ndarray], tape: Sequence[State]
+    ) -> None:
+        """Let all frames point to the arrays of a call: x, h_0, c_0, y, h_n and c_n are at `places`."""
+        x, h_0, c_0, y, h_n, c_n = places
+        inner = addresses(between or seat.space[1:])
+        xs, ys = (x, *inner), (*inner, y)
+        taped = [addresses(arrays) for arrays in tape] or [_NO_TAPE] * len(self._places)
+        for (k, at, part, columns), (gates, cells) in zip(self._places, taped, strict=True):
+            write(seat.words, at, xs[k], h_0 + part, c_0 + part, ys[k] + columns, h_n + part, c_n + part, gates, cells)
+
     def record(self, x: np.ndarray, state: State | None, epoch: object) -> tuple[np.ndarray, State, Recorded]:
         """As a call, in training, and what backward needs of it."""
         s, empty = self._shape, self._empty
@@ -154,7 +158,9 @@ class ShortForward:
         tape = [(empty(gates, s.dtype), empty(cells, s.dtype)) for _ in self._places]
         y, state_n = self(x, state, epoch, between, tape)
         start = state or (self._nothing, self._nothing)
-        if len(s.x) < 3 or s.batch_first:
+        if not s.even(0):
+            x = np.ascontiguousarray(x.transpose(1, 0, 2))
+        if len(s.x) < 3 or s.x_first:
             x, start = x.reshape(s.T, s.B, s.I), (start[0].reshape(self._whole), start[1].reshape(self._whole))
         return y, state_n, Recorded(x, between, tape, start)
 
@@ -176,7 +182,7 @@ class ShortForward:
         except IndexError:
             seat = self._seat()
         pack_into("4q", seat.words, WEIGHTS, *places[:4])
-        pack_into("8q", seat.words, self._places[0][1], *places[4:])
+        write(seat.words, self._at, *places[4:])
         self._run.run(0, seat.address)
         seat.packs = []  # those of a call are not pointed to any more
         self._seats.append(seat)

@@ -20,11 +20,11 @@ from fastlstm.passes.seats import (
     bytes_of,
     is_plain,
     is_plain_pair,
-    made,
+    maker,
     seat_of,
 )
 from fastlstm.passes.shapes import Shape
-from fastlstm.passes.templates import Rows, Template, backward_template
+from fastlstm.passes.templates import Template, backward_template
 from fastlstm.plan import is_long
 from fastlstm.runtime import reuse
 from fastlstm.runtime.memory import address, addresses
@@ -35,20 +35,17 @@ GRADIENTS = 8 * (Backward._fields.index("dw_ih") - Backward._fields.index("x")) 
 
 
 class LayersBackward:
-    """Backward calls of one shape of x, after `ShortForward.record`."""
+    """Backward calls of one shape of x, after `ShortForward.record`; without a source, of arrays at addresses alone."""
 
-    def __init__(self, shape: Shape, source: Source) -> None:
+    def __init__(self, shape: Shape, source: Source | None = None) -> None:
         self._shape, self._dtype, self._source = shape, shape.dtype, source
         L, D, H = shape.layers, shape.directions, shape.H
-        self._ways = ["digits" if plan.in_unit else "backward" for plan in shape.backward_plans()]
+        self.ways = ["digits" if plan.in_unit else "backward" for plan in shape.backward_plans()]
         self._templates = _templates(shape)
         self._places = shape.places(Backward)
         self._lowest = reuse.empty if math.prod(shape.x) * self._dtype.itemsize >= reuse.LEAST else np.empty
-        self._gradients = [
-            (math.prod(of), of)
-            for k in range(L)
-            for of in [(4 * H, shape.width(k)), (4 * H, H), (4 * H,)] * D
-        ]  # fmt: skip
+        shapes = [of for k in range(L) for of in [(4 * H, shape.width(k)), (4 * H, H), (4 * H,)] * D]
+        self._gradients = [(maker(of), of) for of in shapes]
         self.nothing = np.zeros(shape.state, self._dtype)  # no gradient
         self._seats: list[Seat] = []
 
@@ -74,29 +71,31 @@ class LayersBackward:
     def takes(self, dy: Any, dstate: Any) -> bool:
         """Whether arguments are as they mostly are."""
         s, dtype = self._shape, self._dtype
-        return is_plain(dy, s.y, dtype) and (dstate is None or is_plain_pair(dstate, s.state, dtype))
+        taken = is_plain(dy, dtype) and dy.shape == s.y
+        return taken and (dstate is None or is_plain_pair(dstate, s.state, dtype))
 
     def __call__(
         self, recorded: Recorded, dy: np.ndarray, dstate: State | None, epoch: object
     ) -> tuple[np.ndarray, State, list[np.ndarray]]:
-        """dx, (dh_0, dc_0) and the gradients of w_ih, w_hh and of a bias of each direction of each layer, for what it
-        `takes` in an epoch of the parameters; the gates on the tape become dG.
+        """dx, (dh_0, dc_0) and the gradients of the parameters in their order, for what it `takes` in an epoch of the
+        parameters; the gates on the tape become dG.
         """
-        s, dtype, D = self._shape, self._dtype, self._shape.directions
+        s, dtype, D, source = self._shape, self._dtype, self._shape.directions, self._source
+        assert source is not None
         x, between, tape, state = recorded
         lowest = [self._lowest(s.x, dtype) for _ in range(D)]
         dh_0, dc_0 = np.empty(s.state, dtype), np.empty(s.state, dtype)
-        gradients = [made(count, shape, dtype) for count, shape in self._gradients]
+        made = [make(shape, dtype) for make, shape in self._gradients]
         try:
             seat = self._seats.pop()
         except IndexError:
             seat = self._seat()
         if seat.epoch is not epoch:
-            packs, seat.epoch = self._source._bind(self._ways)
+            packs, seat.epoch = source._bind(self.ways)
             self._point(seat, packs)
         dxs = [*lowest, *seat.space[1:]]
         h, c, dh_n, dc_n, dh, dc = addresses((*state, *(dstate or (self.nothing, self.nothing)), dh_0, dc_0))
-        xs, to, found = addresses((x, *between)), addresses(dxs), addresses(gradients)
+        xs, to, found = addresses((x, *between)), addresses(dxs), addresses(made)
         dy_at, words, run = address(dy), seat.words, self._worker.run
         for place in reversed(range(len(self._places))):
             k, at, part, columns = self._places[place]
@@ -113,15 +112,38 @@ class LayersBackward:
                     np.add(dxs[place], dxs[place + 1], out=dxs[place])
                 dy_at = to[place]
         self._seats.append(seat)
+        gradients: list[np.ndarray] = []
+        for k in range(0, len(made), 3):
+            gradients += [*made[k : k + 3], made[k + 2].copy()] if source.bias else made[k : k + 2]
         return lowest[0], (dh_0, dc_0), gradients
+
+    def run_at(self, places: list[int]) -> None:
+        """Compute, through one layer in one direction, with what is at so many addresses: `pointers` of packed weights,
+        then x, h_0, c_0, dy, dh_n, dc_n, dx, dh_0, dc_0, the tape's gates and c, and dw_ih, dw_hh and db.
+        """
+        try:
+            seat = self._seats.pop()
+        except IndexError:
+            seat = self._seat()
+        at = self._places[0][1]
+        pack_into("4q", seat.words, WEIGHTS, *places[:4])
+        pack_into("11q", seat.words, at, *places[4:15])
+        pack_into("3q", seat.words, at + GRADIENTS, *places[15:])
+        self._worker.run(0, seat.address)
+        seat.packs = []  # those of a call are not pointed to any more
+        self._seats.append(seat)
+
+    @staticmethod
+    def pointers(pack: Transposed) -> list[int]:
+        """Where packed weights lie, as a frame has it."""
+        arrays = pack.w_hh, pack.w_ih, pack.digits_hh, pack.digits_ih
+        return [0 if array is None else address(array) for array in arrays]
 
     def _point(self, seat: Seat, packs: list[Transposed]) -> None:
         """Let the frames point to packed weights."""
         for k, pack in enumerate(packs):
             if k >= len(seat.packs) or seat.packs[k] is not pack:
-                arrays = pack.w_hh, pack.w_ih, pack.digits_hh, pack.digits_ih
-                places = [0 if array is None else address(array) for array in arrays]
-                pack_into("4q", seat.words, k * BACKWARD_BYTES + WEIGHTS, *places)
+                pack_into("4q", seat.words, k * BACKWARD_BYTES + WEIGHTS, *self.pointers(pack))
         seat.packs = packs
 
 
@@ -129,8 +151,7 @@ def _templates(shape: Shape) -> list[Template]:
     """The frames of each layer."""
     found = []
     for k, plan in enumerate(shape.backward_plans()):
-        dx = Rows(*shape.strides(shape.width(k), outside=k == 0), False)
-        rows = shape.x_rows(k).row, shape.y_rows(k), dx
-        sizes, N = shape.sizes(k), shape.T * shape.B
+        n, sizes, N = shape.width(k), shape.sizes(k), shape.T * shape.B
+        rows = n, shape.y_rows(k), shape.rows(n, k == 0 and shape.x_first)  # of x, dy and dx
         found.append(backward_template(shape.variant, plan, sizes, N, shape.dtype, *rows, shape.reverse))
     return found

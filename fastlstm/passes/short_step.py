@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from struct import pack_into
 from typing import Any
@@ -11,7 +10,8 @@ import numpy as np
 
 from fastlstm.passes.frames import StepBackward, StepForward, backward_workspace, forward_workspace
 from fastlstm.passes.packing import in_digits, padded
-from fastlstm.passes.seats import Recorded, Seat, Source, State, is_plain, is_plain_pair, made
+from fastlstm.passes.seats import Recorded, Seat, Source, State, is_plain, is_plain_pair, maker
+from fastlstm.passes.templates import Rows
 from fastlstm.runtime.memory import address, addresses, aligned
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import Worker, worker
@@ -69,33 +69,37 @@ class ShortBackward(_Prepared):
     """
 
     def __init__(
-        self, T: int, B: int, I: int, H: int, dy_strides: tuple[int, int], x: tuple[int, ...], y: tuple[int, ...],
+        self, T: int, B: int, I: int, H: int, dy: Rows, x: tuple[int, ...], y: tuple[int, ...],
         state: tuple[int, ...], variant: Variant, source: Source | None = None,
     ) -> None:  # fmt: skip
-        sizes = {"T": T, "B": B, "I": I, "H": H, "dy_step": dy_strides[0], "dy_row": dy_strides[1]}
+        sizes = {"T": T, "B": B, "I": I, "H": H, "dy_step": dy.step, "dy_row": dy.row}
         dtype = np.dtype(variant.dtype)
         space = backward_workspace(T, B, H, padded(H, dtype), target().lanes(dtype))
         super().__init__("step_backward", variant, StepBackward, sizes, space)
         self._y, self._state, self._source = y, state, source
         self.nothing = np.zeros(state, dtype)  # no gradient
         outputs = x, state, state, (4 * H, I), (4 * H, H), (4 * H,)
-        self._outputs = [(math.prod(shape), shape) for shape in outputs]
+        self._outputs = [(maker(shape), shape) for shape in outputs]
 
     def takes(self, dy: Any, dstate: Any) -> bool:
         """Whether arguments are as they mostly are."""
         dtype = self._dtype
-        return is_plain(dy, self._y, dtype) and (dstate is None or is_plain_pair(dstate, self._state, dtype))
+        taken = is_plain(dy, dtype) and dy.shape == self._y
+        return taken and (dstate is None or is_plain_pair(dstate, self._state, dtype))
 
     def __call__(
         self, recorded: Recorded, dy: np.ndarray, dstate: State | None, epoch: object
     ) -> tuple[np.ndarray, State, list[np.ndarray]]:
-        """dx, (dh_0, dc_0) and the gradients of w_ih, w_hh and of a bias, for what it `takes`; the gates on the tape
-        become dG.
+        """dx, (dh_0, dc_0) and the gradients of the parameters in their order, for what it `takes`; the gates on the
+        tape become dG.
         """
-        assert self._source is not None
-        x, _, (tape,), state = recorded
-        found = [made(count, shape, self._dtype) for count, shape in self._outputs]
+        source, dtype = self._source, self._dtype
+        assert source is not None
+        found = [make(shape, dtype) for make, shape in self._outputs]
         ends = dstate or (self.nothing, self.nothing)
-        self.run(x, *tape, *state, dy, *ends, *self._source._matrices(), *found)
-        dx, dh_0, dc_0, *gradients = found
-        return dx, (dh_0, dc_0), gradients
+        self.run(recorded.x, *recorded.tape[0], *recorded.state, dy, *ends, *source._matrices(), *found)
+        if source.bias:
+            found.append(found[-1].copy())
+        else:
+            found.pop()
+        return found[0], (found[1], found[2]), found[3:]

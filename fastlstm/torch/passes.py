@@ -23,6 +23,7 @@ from fastlstm.runtime import reuse
 from fastlstm.runtime.threads import get_num_threads
 from fastlstm.runtime.variant import Variant
 from fastlstm.sequences import Layout, PackedSequence, from_lengths, from_packed, ragged_of
+from fastlstm.torch import sequences
 from fastlstm.torch.inputs import NAMES, Inputs, cell_of, check, options_of, shapes_of
 from fastlstm.torch.packs import array_of, packs_of
 from fastlstm.torch.steps import few_rows_backward, one_step
@@ -149,6 +150,8 @@ def forward(*inputs: Any) -> tuple[Tensor, ...]:
     spent.numpy()[0] = 0
     if c_n.numel() == 0 or one_step(call, y, h_n, c_n, tape):
         return made
+    if sequences.forward(call, y, h_n, c_n, tape, _threads()):
+        return made
     spec, variant = cell_of(call)
     check(call)
     packs, x = _weights("forward", call, spec, variant), _view(call.x, call.x_first)
@@ -191,6 +194,9 @@ def backward(dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, spent: Tensor
     spent.numpy()[0] = 1  # not by torch, to which this were a change of what autograd has saved
     if (short := few_rows_backward(call, dy, dh_n, dc_n, tape)) is not None:
         return short
+    dx = _empty(call.x, tuple(call.x.shape))
+    if (found := sequences.backward(call, dy, dh_n, dc_n, tape, dx, _threads())) is not None:
+        return found
     spec, variant = cell_of(call)
     check(call)
     x = _view(call.x, call.x_first, even=True)
@@ -198,7 +204,7 @@ def backward(dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, spent: Tensor
     dh_0, dc_0 = (d.clone(memory_format=torch.contiguous_format) for d in (dh_n, dc_n))  # of rows without steps
     if layout.size == 0:
         return [torch.zeros_like(call.x), dh_0, dc_0, *map(torch.zeros_like, call.weights)]
-    dxs = [_empty(call.x, tuple(call.x.shape)) for _ in range(D)]
+    dxs = [dx, *(_empty(call.x, tuple(call.x.shape)) for _ in range(1, D))]
     if call.lengths is not None:
         for dx in dxs:
             dx.zero_()

@@ -20,6 +20,7 @@ from fastlstm.passes import packing
 from fastlstm.passes.shapes import Shape
 from fastlstm.passes.short import ShortForward
 from fastlstm.passes.short_step import ShortBackward, ShortStep
+from fastlstm.passes.templates import Rows
 from fastlstm.plan import ROWS
 from fastlstm.runtime.memory import address
 from fastlstm.torch.inputs import NAMES, Inputs, cell_of, check, of_step
@@ -33,8 +34,8 @@ def _short_step(B: int, I: int, H: int, dtype: torch.dtype) -> ShortStep:
 
 @lru_cache(64)
 def _short_backward(T: int, B: int, I: int, H: int, dtype: torch.dtype) -> ShortBackward:
-    shape, state = (T, B, I), (1, B, H)
-    return ShortBackward(T, B, I, H, (B * H, H), shape, (T, B, H), state, packing.plain_variant(NAMES[dtype]))
+    x, y, state, variant = (T, B, I), (T, B, H), (1, B, H), packing.plain_variant(NAMES[dtype])
+    return ShortBackward(T, B, I, H, Rows(B * H, H, False), x, y, state, variant)
 
 
 @lru_cache(16)
@@ -50,7 +51,7 @@ def _packed_step(B: int, I: int, H: int, dtype: torch.dtype) -> ShortForward | N
     """
     variant = packing.plain_variant(NAMES[dtype])
     shape = Shape(
-        (1, B, I), (1, B, H), (1, B, H), 1, B, I, H, 1, 1, False, np.dtype(variant.dtype), variant, alone=True
+        (1, B, I), (1, B, H), (1, B, H), 1, B, I, H, 1, 1, False, False, np.dtype(variant.dtype), variant, alone=True
     )  # fmt: skip
     if not packing.in_digits(variant, I, H)[1] or not ShortForward.fits(shape):
         return None

@@ -1,0 +1,84 @@
+"""Prepared calls of some steps in PyTorch: the bits of the way that takes all calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import fastlstm  # noqa: E402
+import fastlstm.torch as ft  # noqa: E402
+from fastlstm.torch import sequences  # noqa: E402
+
+CASES: list[dict[str, Any]] = [
+    {"T": 5, "B": 3, "I": 4, "H": 7},
+    {"T": 30, "B": 32, "I": 30, "H": 40, "num_layers": 2},
+    {"T": 30, "B": 32, "I": 30, "H": 40, "num_layers": 2, "batch_first": True},
+    {"T": 70, "B": 1, "I": 20, "H": 70, "batch_first": True, "bias": False},
+    {"T": 9, "B": 40, "I": 70, "H": 130, "dtype": torch.float64},
+    {"T": 12, "B": 40, "I": 70, "H": 130, "batch_first": True},
+]
+
+
+def found(lstm: Any, x: Any, state: Any, weight: Any) -> list[Any]:
+    """Outputs and gradients of a training step, then the outputs of inference."""
+    x = x.clone().requires_grad_()
+    h, c = (s.clone().requires_grad_() for s in state)
+    y, (h_n, c_n) = lstm(x, (h, c))
+    grads = torch.autograd.grad((y * weight).sum() + h_n.sum() + 2 * c_n.sum(), [x, h, c, *lstm.parameters()])
+    with torch.no_grad():
+        plain, ends = lstm(x, (h, c))
+    return [y.detach(), h_n.detach(), c_n.detach(), *grads, plain, *ends]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bits_of_the_long_way(case: dict[str, Any], threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fastlstm.set_num_threads(threads)
+    torch.manual_seed(0)
+    options = dict(case)
+    T, B, I, H = (options.pop(name) for name in "TBIH")
+    dtype = options.get("dtype", torch.float32)
+    lstm = ft.LSTM(I, H, **options)
+    x = torch.randn((B, T, I) if lstm.batch_first else (T, B, I), dtype=dtype)
+    state = tuple(torch.randn(lstm.num_layers, B, H, dtype=dtype) for _ in "hc")
+    weight = torch.randn((*x.shape[:2], H), dtype=dtype)
+    with monkeypatch.context() as patch:
+        for name in ("forward", "backward"):
+            patch.setattr(sequences, name, lambda *_: None)
+        expected = found(lstm, x, state, weight)
+    taken = []
+    for name in ("forward", "backward"):
+        way = getattr(sequences, name)
+        monkeypatch.setattr(sequences, name, lambda *a, way=way: taken.append(way(*a)) or taken[-1])
+    for _ in range(2):
+        for one, other in zip(found(lstm, x, state, weight), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+            assert one.is_contiguous()
+    if threads == 1:
+        assert len(taken) >= 4 and all(took is not None and took is not False for took in taken)
+    with torch.no_grad():
+        for parameter in lstm.parameters():
+            parameter.mul_(0.5)
+    changed = found(lstm, x, state, weight)
+    with monkeypatch.context() as patch:
+        for name in ("forward", "backward"):
+            patch.setattr(sequences, name, lambda *_: None)
+        for one, other in zip(changed, found(lstm, x, state, weight), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_gradients_of_expanded_and_of_no_outputs() -> None:
+    torch.manual_seed(0)
+    lstm, x = ft.LSTM(5, 6), torch.randn(40, 3, 5)
+    y, (_, c_n) = lstm(x)
+    (first,) = torch.autograd.grad(y.sum(), [lstm.weight_hh_l0], retain_graph=True)
+    (second,) = torch.autograd.grad((y * torch.ones_like(y)).sum(), [lstm.weight_hh_l0], retain_graph=True)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    reference = torch.nn.LSTM(5, 6)
+    reference.load_state_dict(lstm.state_dict())
+    (found_c,) = torch.autograd.grad(c_n.sum(), [lstm.weight_hh_l0])
+    (expected,) = torch.autograd.grad(reference(x)[1][1].sum(), [reference.weight_hh_l0])
+    torch.testing.assert_close(found_c, expected)
