@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -33,6 +35,20 @@ def found(lstm: Any, x: Any, state: Any, weight: Any) -> list[Any]:
     return [y.detach(), h_n.detach(), c_n.detach(), *grads, plain, *ends]
 
 
+@contextmanager
+def long_way(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        for name in ("forward", "backward", "find"):
+            patch.setattr(sequences, name, lambda *_: None)
+        patch.setattr(sequences, "remember", lambda *_: None)
+        yield
+
+
+def note(taken: list[tuple[str, bool]], name: str, result: Any) -> Any:
+    taken.append((name, result is not None and result is not False))
+    return result
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bits_of_the_long_way(case: dict[str, Any], threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,27 +61,23 @@ def test_bits_of_the_long_way(case: dict[str, Any], threads: int, monkeypatch: p
     x = torch.randn((B, T, I) if lstm.batch_first else (T, B, I), dtype=dtype)
     state = tuple(torch.randn(lstm.num_layers, B, H, dtype=dtype) for _ in "hc")
     weight = torch.randn((*x.shape[:2], H), dtype=dtype)
-    with monkeypatch.context() as patch:
-        for name in ("forward", "backward"):
-            patch.setattr(sequences, name, lambda *_: None)
+    with long_way(monkeypatch):
         expected = found(lstm, x, state, weight)
     taken = []
-    for name in ("forward", "backward"):
+    for name in ("forward", "backward", "find"):
         way = getattr(sequences, name)
-        monkeypatch.setattr(sequences, name, lambda *a, way=way: taken.append(way(*a)) or taken[-1])
-    for _ in range(2):
+        monkeypatch.setattr(sequences, name, lambda *a, name=name, way=way: note(taken, name, way(*a)))
+    for _ in range(3):
         for one, other in zip(found(lstm, x, state, weight), expected, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=0)
             assert one.is_contiguous()
     if threads == 1:
-        assert len(taken) >= 4 and all(took is not None and took is not False for took in taken)
+        assert taken[-1] == ("find", True) and ("forward", True) in taken and ("find", False) in taken
     with torch.no_grad():
         for parameter in lstm.parameters():
             parameter.mul_(0.5)
     changed = found(lstm, x, state, weight)
-    with monkeypatch.context() as patch:
-        for name in ("forward", "backward"):
-            patch.setattr(sequences, name, lambda *_: None)
+    with long_way(monkeypatch):
         for one, other in zip(changed, found(lstm, x, state, weight), strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=0)
 
@@ -82,3 +94,31 @@ def test_gradients_of_expanded_and_of_no_outputs() -> None:
     (found_c,) = torch.autograd.grad(c_n.sum(), [lstm.weight_hh_l0])
     (expected,) = torch.autograd.grad(reference(x)[1][1].sum(), [reference.weight_hh_l0])
     torch.testing.assert_close(found_c, expected)
+
+
+def test_a_second_way_back_and_weights_elsewhere() -> None:
+    torch.manual_seed(0)
+    lstm, x = ft.LSTM(5, 40), torch.randn(40, 3, 5)
+    for _ in range(3):
+        y, _ = lstm(x)
+        first = torch.autograd.grad(y.sum(), [*lstm.parameters()], retain_graph=True)
+        second = torch.autograd.grad(y.sum(), [*lstm.parameters()])
+        for one, other in zip(first, second, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+    with torch.no_grad():
+        expected = lstm(x)[0]
+        lstm.weight_hh_l0 = torch.nn.Parameter(lstm.weight_hh_l0.t().contiguous().t())  # the same, in another order
+        torch.testing.assert_close(lstm(x)[0], expected, rtol=0, atol=0)
+        lstm.load_state_dict({name: 2 * tensor for name, tensor in lstm.state_dict().items()})
+        doubled = ft.LSTM(5, 40)
+        doubled.load_state_dict(lstm.state_dict())
+        torch.testing.assert_close(lstm(x)[0], doubled(x)[0], rtol=0, atol=0)
+
+
+def test_refusals_of_a_known_call() -> None:
+    lstm, x = ft.LSTM(5, 6), torch.randn(40, 3, 5, requires_grad=True)
+    for _ in range(3):
+        y, _ = lstm(x)
+        (dx,) = torch.autograd.grad(y.sum(), [x], create_graph=True)
+        with pytest.raises(NotImplementedError, match="no second derivative"):
+            dx.sum().backward()

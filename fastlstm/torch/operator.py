@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, library
 
-from fastlstm.torch import passes, steps
-from fastlstm.torch.inputs import Inputs, of_step
+from fastlstm.torch import passes, sequences, steps
+from fastlstm.torch.inputs import Inputs
 
 __all__ = ["layer"]
 
@@ -125,15 +125,15 @@ class _LayerBackward(torch.autograd.Function):
     vmap = staticmethod(_refuse_vmap)
 
 
-class _Step(torch.autograd.Function):
-    """A step as one before: fewer arguments, and no rules for transforms, cost half as much."""
+class _Known(torch.autograd.Function):
+    """A call as one before: fewer arguments, and no rules for transforms, cost half as much."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, known: steps.Known, way: steps.Way, y_shape: Any, x: Tensor, h_0: Tensor, c_0: Tensor,
-        *weights: Tensor,
+        ctx: Any, known: steps.Known | sequences.Known, way: steps.Way, y_shape: Any, x: Tensor, h_0: Tensor,
+        c_0: Tensor, *weights: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        tape = h_0.new_empty(5 * h_0.numel())
+        tape = known.tape(h_0)
         made = steps.run(way, x, h_0, c_0, y_shape, tape)
         ctx.save_for_backward(tape, x, h_0, c_0, *weights)
         ctx.known, ctx.spent = known, False
@@ -144,19 +144,24 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, *douts: Tensor | None) -> tuple[Any, ...]:
         """The gradient."""
         tape, x, h_0, c_0, *weights = ctx.saved_tensors
-        if ctx.spent or torch.is_grad_enabled():  # a second time, or to be differentiated again
-            return None, None, None, *_as_a_layer(x, h_0, c_0, weights, douts)
-        ctx.spent = True
-        return None, None, None, *steps.differentiate(ctx.known.backward, tape, x, h_0, c_0, weights, douts)
+        found = None
+        if not ctx.spent and not torch.is_grad_enabled():  # the first time, and not to be differentiated again
+            found = ctx.known.differentiate(tape, x, h_0, c_0, weights, douts)
+            ctx.spent = found is not None
+        if found is None:
+            found = _as_a_layer(ctx.known.call(x, h_0, c_0, weights), x, h_0, c_0, douts)
+        return None, None, None, *found
 
     jvp = staticmethod(_refuse_forward_mode)
 
 
-def _as_a_layer(x: Tensor, h_0: Tensor, c_0: Tensor, weights: list[Tensor], douts: tuple[Tensor | None, ...]) -> list:
-    """The gradients of a step, computed from the beginning."""
-    call = of_step(x, h_0, c_0, weights)
-    dy, dh_n, dc_n = [None] * (3 - len(douts)) + list(douts)
-    given = [torch.zeros_like(call.h_0) if d is None else d.reshape(call.h_0.shape) for d in (dy, dh_n, dc_n)]
+def _as_a_layer(call: Inputs, x: Tensor, h_0: Tensor, c_0: Tensor, douts: tuple[Tensor | None, ...]) -> list:
+    """The gradients of a call, computed from the beginning."""
+    shapes = call.y_shape, call.h_0.shape, call.c_0.shape
+    given = [
+        h_0.new_zeros(shape) if d is None else d.reshape(shape)
+        for d, shape in zip([None] * (3 - len(douts)) + list(douts), shapes, strict=True)
+    ]
     inputs = (*given, x.new_empty((1, 0)), torch.ones(1, dtype=torch.int64), *call)
     dx, dh_0, dc_0, *grads = _apply(torch.ops.fastlstm.layer_backward, _LayerBackward, passes.backward, inputs)
     return [dx.reshape(x.shape), dh_0.reshape(h_0.shape), dc_0.reshape(c_0.shape), *grads]
@@ -203,7 +208,18 @@ def layer(
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, h_0, c_0, *weights))
     ends, masks = (sizes, lengths, reset), (recurrent, zoneout_c, zoneout_h)
     inputs = (x, h_0, c_0, *ends, *masks, keep, x_first, y_first, reverse, cell, bias, weights)
+    known = None
+    if not (cell or reverse) and len(weights) == 2 + 2 * bias and all(given is None for given in (*ends, *masks)):
+        if steps.eager(x, (h_0, c_0)) and h_0.shape == c_0.shape:
+            known = x, h_0, c_0, weights, x_first, y_first, passes.threads()
+    if known is not None and (found := sequences.find(*known)) is not None:
+        how, way, _packed = found
+        if keep:
+            return _Known.apply(how, way, how.shape.y, x, h_0, c_0, *weights)
+        return steps.run(way, x, h_0, c_0, how.shape.y)
     y, h_n, c_n, *_ = _apply(torch.ops.fastlstm.layer, _Layer, passes.forward, inputs)
+    if known is not None:
+        sequences.remember(*known)
     return y, h_n, c_n
 
 
@@ -219,5 +235,5 @@ def step(
         return None
     way, _packed = found
     if keep:
-        return _Step.apply(known, way, y_shape, x, h_0, c_0, *weights)
+        return _Known.apply(known, way, y_shape, x, h_0, c_0, *weights)
     return steps.run(way, x, h_0, c_0, y_shape)

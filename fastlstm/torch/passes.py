@@ -6,7 +6,6 @@ neither's settings are changed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
@@ -19,13 +18,13 @@ from fastlstm.cell import CellSpec
 from fastlstm.passes import calls, packing
 from fastlstm.passes.frames import MOMENTS
 from fastlstm.plan import plan_backward, plan_forward
-from fastlstm.runtime import reuse
 from fastlstm.runtime.threads import get_num_threads
 from fastlstm.runtime.variant import Variant
 from fastlstm.sequences import Layout, PackedSequence, from_lengths, from_packed, ragged_of
 from fastlstm.torch import sequences
-from fastlstm.torch.inputs import NAMES, Inputs, cell_of, check, options_of, shapes_of
-from fastlstm.torch.packs import array_of, packs_of
+from fastlstm.torch.inputs import Inputs, cell_of, check, options_of, shapes_of
+from fastlstm.torch.memory import array_of, empty
+from fastlstm.torch.packs import packs_of
 from fastlstm.torch.steps import few_rows_backward, one_step
 
 __all__ = ["backward", "forward", "gradients", "outputs"]
@@ -82,7 +81,7 @@ def _weights(way: str, call: Inputs, spec: CellSpec, variant: Variant) -> list[A
     return [packed.weights for packed in packs_of(way, call, spec, variant)]
 
 
-def _threads() -> int:
+def threads() -> int:
     """As many as both allow: torch's limit in workers of a DataLoader and under torchrun holds here too."""
     return min(get_num_threads(), torch.get_num_threads())
 
@@ -96,18 +95,6 @@ def _widths(call: Inputs) -> list[int]:
     keeps = call.ends or call.other
     normed = options_of(call.cell).get("layer_norm")
     return [4 * H, H, P if keeps else 0, *([4 * H, 4 * H, MOMENTS] if normed else [0, 0, 0])]
-
-
-_MAPPED = 1 << 25  # bytes from which on glibc has pages mapped, and cleared, anew for each tensor
-
-
-def _empty(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """An uninitialised tensor; if it is large, in memory that an earlier one has left: else a training step of 256 rows
-    over a year of days took 1.3 times as long. Smaller ones gain nothing.
-    """
-    if math.prod(shape) * like.element_size() < _MAPPED:
-        return like.new_empty(shape)
-    return torch.from_numpy(reuse.empty(shape, np.dtype(NAMES[like.dtype])))
 
 
 def _outputs(call: Inputs, empty: Callable[[Tensor, tuple[int, ...]], Tensor]) -> tuple[Tensor, ...]:
@@ -146,11 +133,11 @@ def forward(*inputs: Any) -> tuple[Tensor, ...]:
     """y, h_n, c_n, the tape (D, n), and whether it is spent."""
     call = Inputs(*inputs)
     # Users may resize what they see, which memory of ours cannot: of the outputs the tape alone has it.
-    y, h_n, c_n, tape, spent = made = _outputs(call, _empty)
+    y, h_n, c_n, tape, spent = made = _outputs(call, empty)
     spent.numpy()[0] = 0
     if c_n.numel() == 0 or one_step(call, y, h_n, c_n, tape):
         return made
-    if sequences.forward(call, y, h_n, c_n, tape, _threads()):
+    if sequences.forward(call, y, h_n, c_n, tape, threads()):
         return made
     spec, variant = cell_of(call)
     check(call)
@@ -165,7 +152,7 @@ def forward(*inputs: Any) -> tuple[Tensor, ...]:
         return made
     even = layout.offsets is not None or calls.row_stride(x) is not None
     plan = plan_forward(
-        layout.steps, layout.B, x.shape[-1], H, D, x.dtype, _threads(), even and not variant.normed, variant.whole,
+        layout.steps, layout.B, x.shape[-1], H, D, x.dtype, threads(), even and not variant.normed, variant.whole,
         packing.in_digits(variant, x.shape[-1], call.h_0.shape[2])[1],
     )  # fmt: skip
     x = x[layout.places()] if plan.chunk and call.lengths is not None else x
@@ -194,8 +181,8 @@ def backward(dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, spent: Tensor
     spent.numpy()[0] = 1  # not by torch, to which this were a change of what autograd has saved
     if (short := few_rows_backward(call, dy, dh_n, dc_n, tape)) is not None:
         return short
-    dx = _empty(call.x, tuple(call.x.shape))
-    if (found := sequences.backward(call, dy, dh_n, dc_n, tape, dx, _threads())) is not None:
+    dx = empty(call.x, tuple(call.x.shape))
+    if (found := sequences.backward(call, dy, dh_n, dc_n, tape, dx, threads())) is not None:
         return found
     spec, variant = cell_of(call)
     check(call)
@@ -204,12 +191,12 @@ def backward(dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, spent: Tensor
     dh_0, dc_0 = (d.clone(memory_format=torch.contiguous_format) for d in (dh_n, dc_n))  # of rows without steps
     if layout.size == 0:
         return [torch.zeros_like(call.x), dh_0, dc_0, *map(torch.zeros_like, call.weights)]
-    dxs = [dx, *(_empty(call.x, tuple(call.x.shape)) for _ in range(1, D))]
+    dxs = [dx, *(empty(call.x, tuple(call.x.shape)) for _ in range(1, D))]
     if call.lengths is not None:
         for dx in dxs:
             dx.zero_()
     x = x if call.lengths is None else x[layout.places()]
-    plan = plan_backward(layout.steps, layout.B, x.shape[-1], H, D, x.dtype, _threads(), variant.whole)
+    plan = plan_backward(layout.steps, layout.B, x.shape[-1], H, D, x.dtype, threads(), variant.whole)
     packs = _weights("digits" if plan.in_unit else "backward", call, spec, variant)
     grads = calls.backward(
         variant, spec, plan, x, packs, _taped(call, tape, layout.size, variant), array_of(call.h_0), array_of(call.c_0),

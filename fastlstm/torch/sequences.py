@@ -4,7 +4,9 @@ out of the caches, to put one together takes half as long.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +18,9 @@ from fastlstm.passes.short import ShortForward
 from fastlstm.passes.short_backward import LayersBackward
 from fastlstm.plan import is_long
 from fastlstm.torch.inputs import NAMES, Inputs, cell_of, check
-from fastlstm.torch.packs import lie, packs_of
+from fastlstm.torch.memory import empty, lie
+from fastlstm.torch.packs import current, key_of, packs_of
+from fastlstm.torch.steps import Way, key_of_call
 
 
 @lru_cache(64)
@@ -79,16 +83,87 @@ def backward(
     if (prepared := _backward(shape, threads)) is None:
         return None
     (packed,) = packs_of(prepared.ways[0], call, *cell_of(call))
-    x = call.x if shape.even(0) else call.x.transpose(0, 1).contiguous()
-    w_ih, w_hh = call.weights[:2]
-    given = [x, call.h_0, call.c_0, dy.contiguous(), dh_n.contiguous(), dc_n.contiguous()]
-    dh_0, dc_0 = torch.empty_like(call.h_0), torch.empty_like(call.c_0)
-    gradients = [w_ih.new_empty(w_ih.shape), w_hh.new_empty(w_hh.shape), w_ih.new_empty(w_ih.shape[0])]
-    places = [tensor.data_ptr() for tensor in (*given, dx, dh_0, dc_0)]
-    found = [tensor.data_ptr() for tensor in gradients]
-    prepared.run_at([*prepared.pointers(packed.weights), *places, *_taped(shape, tape), *found])
-    if call.bias:
-        gradients.append(gradients[2].clone())
-    else:
-        gradients.pop()
-    return [dx, dh_0, dc_0, *gradients]
+    weights = prepared.pointers(packed.weights)
+    return _run_back(prepared, shape, weights, tape, call.x, call.h_0, call.c_0, call.weights, (dy, dh_n, dc_n), dx)
+
+
+def _run_back(
+    prepared: LayersBackward, shape: Shape, packed: list[int], tape: Tensor, x: Tensor, h_0: Tensor, c_0: Tensor,
+    weights: Sequence[Tensor], douts: Sequence[Tensor], dx: Tensor,
+) -> list[Tensor]:  # fmt: skip
+    """dx and the other gradients, by packed weights at so many addresses; the tape is spent."""
+    w_ih, w_hh = weights[:2]
+    x = x if shape.even(0) else x.transpose(0, 1).contiguous()
+    given = [x, h_0, c_0, *[d.contiguous() for d in douts]]
+    found = [torch.empty_like(tensor) for tensor in (h_0, c_0, w_ih, w_hh)]
+    found.append(w_ih.new_empty(w_ih.shape[0]))
+    places = [tensor.data_ptr() for tensor in (*given, dx, *found[:2])]
+    gradients = [tensor.data_ptr() for tensor in found[2:]]
+    prepared.run_at([*packed, *places, *_taped(shape, tape), *gradients])
+    return [dx, *found, found[4].clone()] if len(weights) == 4 else [dx, *found[:4]]
+
+
+class Known(NamedTuple):
+    """How to run a call as one before."""
+
+    run: ShortForward
+    back: LayersBackward | None
+    shape: Shape
+    packed: tuple  # what packed weights are known by,
+    packed_back: tuple  # and those for the way back
+
+    def tape(self, h_0: Tensor) -> Tensor:
+        """Room for a tape."""
+        s = self.shape
+        return empty(h_0, (5 * s.T * s.B * s.H,))
+
+    def call(self, x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> Inputs:
+        """The same for the way that all calls can go."""
+        s = self.shape
+        return Inputs(
+            x, h_0, c_0, None, None, None, None, None, None, False, s.x_first, s.y_first, False, "", len(weights) == 4,
+            tuple(weights),
+        )  # fmt: skip
+
+    def differentiate(
+        self, tape: Tensor, x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor],
+        douts: Sequence[Tensor | None],
+    ) -> list[Tensor] | None:  # fmt: skip
+        """The gradients, from those of y, h_n and c_n; the tape is spent. None where weights were never packed so."""
+        if self.back is None or (packed := current(self.packed_back, weights)) is None:
+            return None
+        s, like = self.shape, (x.new_zeros(self.shape.y) if douts[0] is None else douts[0], h_0, c_0)
+        given = [torch.zeros_like(other) if d is None else d for d, other in zip(douts, like, strict=True)]
+        pointers, dx = self.back.pointers(packed.weights), empty(x, tuple(x.shape))
+        return _run_back(self.back, s, pointers, tape, x, h_0, c_0, weights, given, dx)
+
+
+_known: dict[tuple, Known] = {}
+_MOST = 256  # of them
+
+
+def remember(
+    x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor], x_first: bool, y_first: bool, threads: int
+) -> None:
+    """Note a call of the plain cell in one direction that was found right, for `find`."""
+    if h_0.numel() == 0 or not lie(x, h_0, c_0, *weights):
+        return
+    shape = _told(x.shape, h_0.shape[2], x_first, y_first, x.dtype)
+    if shape.T == 1 or (run := _forward(shape, threads)) is None:
+        return
+    back, bias = _backward(shape, threads), len(weights) == 4
+    keys = [key_of(way, weights, bias) for way in ("forward", back.ways[0] if back else "backward")]
+    known = Known(run, back, shape, keys[0], keys[1])
+    _known[(*key_of_call(x, h_0, c_0, weights), x_first, y_first, threads)] = known
+    for oldest in list(_known)[: max(0, len(_known) - _MOST)]:
+        _known.pop(oldest, None)
+
+
+def find(
+    x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor], x_first: bool, y_first: bool, threads: int
+) -> tuple[Known, Way, Any] | None:
+    """How to run a call, and what must live meanwhile, if there was one like it. The tensors must be `steps.eager`."""
+    known = _known.get((*key_of_call(x, h_0, c_0, weights), x_first, y_first, threads))
+    if known is None or not lie(x, h_0, c_0, *weights) or (packed := current(known.packed, weights)) is None:
+        return None
+    return known, Way(known.run, known.run.pointers(packed.weights)), packed

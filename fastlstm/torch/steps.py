@@ -24,7 +24,8 @@ from fastlstm.passes.templates import Rows
 from fastlstm.plan import ROWS
 from fastlstm.runtime.memory import address
 from fastlstm.torch.inputs import NAMES, Inputs, cell_of, check, of_step
-from fastlstm.torch.packs import Packed, lie, packs_of
+from fastlstm.torch.memory import lie
+from fastlstm.torch.packs import Packed, packs_of
 
 
 @lru_cache(64)
@@ -78,7 +79,7 @@ def _run(
 ) -> None:
     """Write y, h_n and c_n of a step, and the tape: its gates, then its c."""
     gates = 0 if tape is None else tape.data_ptr()
-    cells = gates + 4 * h_0.numel() * h_0.element_size() if gates else 0
+    cells = gates + 4 * y.numel() * y.element_size() if gates else 0
     way.run.run_at([*way.weights, *[tensor.data_ptr() for tensor in (x, h_0, c_0, y, h_n, c_n)], gates, cells])
 
 
@@ -106,6 +107,21 @@ class Known(NamedTuple):
     backward: ShortBackward | None  # of few rows
     zeros: Sequence[Tensor]  # what stands for biases lies there as long as this
 
+    def tape(self, h_0: Tensor) -> Tensor:
+        """Room for a tape."""
+        return h_0.new_empty(5 * h_0.numel())
+
+    def call(self, x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> Inputs:
+        """The same for the way that all calls can go."""
+        return of_step(x, h_0, c_0, weights)
+
+    def differentiate(
+        self, tape: Tensor, x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor],
+        douts: Sequence[Tensor | None],
+    ) -> list[Tensor] | None:  # fmt: skip
+        """The gradients, from those of y, which may be left out, h_n and c_n; the tape is spent."""
+        return None if self.backward is None else differentiate(self.backward, tape, x, h_0, c_0, weights, douts)
+
 
 _known: dict[tuple, Known] = {}
 _MOST = 256  # of them
@@ -125,8 +141,8 @@ def eager(x: Any, state: Any) -> bool:
     return True
 
 
-def _key(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> tuple:
-    """What a step is known by: all that its checks look at, and where its weights lie."""
+def key_of_call(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> tuple:
+    """What a call is known by: all that its checks look at, and where its weights lie."""
     return (
         x.shape, h_0.shape, c_0.shape, x.dtype, h_0.dtype, c_0.dtype,
         *[weight.shape for weight in weights], *[weight.dtype for weight in weights],
@@ -147,14 +163,14 @@ def remember(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> 
         (packed,) = packs_of("forward", call, *cell_of(call))
         quick = Way(prepared, prepared.pointers(packed.weights)), weakref.ref(packed)
     backward = _short_backward(1, B, I, H, x.dtype) if B <= ROWS else None
-    _known[_key(x, h_0, c_0, weights)] = Known(plain, quick, backward, () if len(weights) == 4 else biases)
+    _known[key_of_call(x, h_0, c_0, weights)] = Known(plain, quick, backward, () if len(weights) == 4 else biases)
     for oldest in list(_known)[: max(0, len(_known) - _MOST)]:
         _known.pop(oldest, None)
 
 
 def find(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> Known | None:
     """How to run a step, if there was one like it. The tensors must be `eager`."""
-    known = _known.get(_key(x, h_0, c_0, weights))
+    known = _known.get(key_of_call(x, h_0, c_0, weights))
     return known if known is not None and lie(x, h_0, c_0, *weights) else None
 
 
@@ -176,7 +192,7 @@ def way(known: Known, keep: bool) -> tuple[Way, Packed | None] | None:
 def run(
     way: Way, x: Tensor, h_0: Tensor, c_0: Tensor, y_shape: tuple[int, ...] | None, tape: Tensor | None = None
 ) -> tuple[Tensor, ...]:
-    """(y, h_n, c_n) of a step, or without a shape of y (h_n, c_n); the tape takes 5 B H elements."""
+    """(y, h_n, c_n), or of a step without a shape of y (h_n, c_n)."""
     h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
     made = (h_n, c_n) if y_shape is None else (h_0.new_empty(y_shape), h_n, c_n)
     _run(way, x, h_0, c_0, made[0], h_n, c_n, tape)  # without a shape y lies where h_n does
