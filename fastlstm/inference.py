@@ -161,10 +161,11 @@ class Inference(Parameterised):
         return ShortForward(told, self) if ShortForward.fits(told) else None
 
     def _prepare(self, training: bool, shape: tuple[int, ...]) -> ShortForward | None:
-        """Prepare calls with an x of a shape, if such calls are short, and the cell is plain."""
+        """Prepare calls with an x of a shape, if such calls are short, and the cell has no masks and no projection."""
         I, H, L, D = self.input_size, self.hidden_size, self.num_layers, self.directions
         drawn = training and (self.input_dropout or self.spec.recurrent_dropout or (L > 1 and self.dropout))
-        if self._variant.special or self.reverse or self.merge != "concat" or drawn:
+        v = self._variant
+        if v.projected or v.zoned_c or v.zoned_h or self.reverse or self.merge != "concat" or drawn:
             return None
         if len(shape) not in (2, 3) or shape[-1] != I:
             return None

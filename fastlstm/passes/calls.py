@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from struct import pack_into
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from fastlstm.passes.packing import Gradients, Transposed, Weights, zeros
 from fastlstm.passes.templates import BACKWARD_ARRAYS, FORWARD_ARRAYS, Rows, Sizes, backward_template, forward_template
 from fastlstm.plan import Plan, is_long
 from fastlstm.runtime import reuse
-from fastlstm.runtime.memory import LINE, MASK, address, addresses, pool
+from fastlstm.runtime.memory import LINE, MASK, address, addresses, places_of, pool
 from fastlstm.runtime.threads import alone, fan_out, get_num_threads, patiently
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import worker
@@ -132,11 +131,6 @@ def _run_parts(name: str, variant: Variant, plan: Plan, frames: np.ndarray, cls,
     alone(task, len(frames), address(frames))
 
 
-def _places(arrays: Iterable[np.ndarray | None]) -> list[int]:
-    """The addresses of arrays, 0 for what is not there."""
-    return [0 if array is None else address(array) for array in arrays]
-
-
 def row_stride(x: np.ndarray) -> int | None:
     """Elements between consecutive rows of x (T, B, n), taken as (T * B, n), or (N, n); None where that is no single
     number.
@@ -179,7 +173,7 @@ def _ragged(ragged: Ragged | None, d: int, state_h: int, state_c: int) -> dict[s
     fields = {"offsets": address(ragged.offsets), "order": address(ragged.order)}
     if (resets := ragged.resets[d]) is not None:
         fields |= {"resets": address(resets)}
-        h, c = _places((ragged.h_reset, ragged.c_reset))
+        h, c = places_of((ragged.h_reset, ragged.c_reset))
         fields |= {"h_reset": h + d * state_h, "c_reset": c + d * state_c}
     return fields
 
@@ -222,8 +216,8 @@ def forward(
     x_at, h, c, y_at, h_end, c_end = addresses((x, h_0, c_0, y, h_n, c_n))
     for d in range(D):
         places = [x_at, h + d * state_h, c + d * state_c, y_at + d * P * item, h_end + d * state_h, c_end + d * state_c]
-        places += _places(tape[d]) if tape else _NO_TAPE
-        places += _places(packs[d])
+        places += places_of(tape[d]) if tape else _NO_TAPE
+        places += places_of(packs[d])
         words = meeting.words(d) | _ragged(ragged, d, state_h, state_c) | (_masks(masks[d], item) if masks else {})
         _fill(frames, d, FORWARD_ARRAYS, places, Forward, words)
     _run("forward", variant, plan, frames, Forward, meeting)
@@ -272,7 +266,7 @@ def backward(
         at_h, at_c = d * state_h, d * state_c
         places = [x_at, h + at_h, c + at_c, dy_at + d * P * item, dh + at_h, dc + at_c]
         places += [address(dxs[d]), dh_to + at_h, dc_to + at_c]
-        places += _places(tape[d]) + _places(packs[d]) + _places(grad.arrays())
+        places += places_of(tape[d]) + places_of(packs[d]) + places_of(grad.arrays())
         words = meeting.words(d) | _ragged(ragged, d, state_h, state_c) | (_masks(masks[d], item) if masks else {})
         words.pop("h_reset", None)
         _fill(frames, d, BACKWARD_ARRAYS, places, Backward, words)
@@ -312,7 +306,7 @@ class StepCall:
         self._kept = packs, masks
         self._frames = np.concatenate([template.at(address(self._space)) for template in templates])
         for k, (x, y, pack) in enumerate(zip(inputs, self._outputs, packs, strict=True)):
-            places = addresses((x, self.h[k], self.c[k], y, self.h[k], self.c[k])) + _NO_TAPE + _places(pack)
+            places = addresses((x, self.h[k], self.c[k], y, self.h[k], self.c[k])) + _NO_TAPE + places_of(pack)
             words = _masks(masks[k], dtype.itemsize) if masks else {}
             _fill(self._frames, k, FORWARD_ARRAYS, places, Forward, words)
         self.address = address(self._frames)

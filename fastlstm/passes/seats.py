@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from fastlstm.cell import CellSpec
+from fastlstm.passes.calls import Taped
 from fastlstm.passes.shapes import Shape
 from fastlstm.passes.templates import Template
 from fastlstm.runtime.memory import address, aligned
@@ -24,6 +26,8 @@ class Source(Protocol):
     """Whose parameters prepared calls are of."""
 
     bias: bool
+    spec: CellSpec
+    _names: list[str]  # of the parameters of a direction, without suffix
 
     def _bind(self, ways: Sequence[str]) -> tuple[list[Any], object]:
         """Weights packed for each direction of each layer in one of `packing.WAYS`; and the epoch of the parameters in
@@ -42,7 +46,7 @@ class Recorded(NamedTuple):
 
     x: np.ndarray  # (T, B, I)
     between: list[np.ndarray]  # from layer to layer, (T, B, D*H)
-    tape: list[State]  # gates and c of each direction of each layer
+    tape: list[Taped | State]  # of each direction of each layer; of the plain cell gates and c alone
     state: State  # (h_0, c_0), (L*D, B, H)
 
 

@@ -55,8 +55,8 @@ class Shape(NamedTuple):
         T, B, H, D, threads = self.T, self.B, self.H, self.directions, threads or self.threads() or 1
         return [
             plan_forward(
-                T, B, self.width(k), H, D, self.dtype, threads, self.even(k),
-                unit=in_digits(self.variant, self.width(k), H)[1],
+                T, B, self.width(k), H, D, self.dtype, threads, self.even(k) and not self.variant.normed,
+                self.variant.whole, in_digits(self.variant, self.width(k), H)[1],
             )
             for k in range(self.layers)
         ]  # fmt: skip
@@ -64,7 +64,8 @@ class Shape(NamedTuple):
     def backward_plans(self, threads: int | None = None) -> list[Plan]:
         """And one back."""
         T, B, H, D, threads = self.T, self.B, self.H, self.directions, threads or self.threads() or 1
-        return [plan_backward(T, B, self.width(k), H, D, self.dtype, threads) for k in range(self.layers)]
+        whole = self.variant.whole
+        return [plan_backward(T, B, self.width(k), H, D, self.dtype, threads, whole) for k in range(self.layers)]
 
     def sizes(self, layer: int) -> Sizes:
         """Those of one layer."""

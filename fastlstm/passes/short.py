@@ -13,6 +13,7 @@ from struct import Struct, pack_into
 
 import numpy as np
 
+from fastlstm.passes.calls import Taped, make_tape
 from fastlstm.passes.frames import FORWARD_BYTES, Forward
 from fastlstm.passes.packing import Weights
 from fastlstm.passes.seats import (
@@ -32,12 +33,13 @@ from fastlstm.passes.short_step import ShortBackward, ShortStep
 from fastlstm.passes.templates import Template, forward_template
 from fastlstm.plan import ROWS
 from fastlstm.runtime import reuse
-from fastlstm.runtime.memory import address, addresses, aligned
+from fastlstm.runtime.memory import addresses, aligned, places_of
 from fastlstm.runtime.threads import fan_out, get_num_threads
 from fastlstm.runtime.workers import worker
 
 APART_FLOPS = 3e8  # of a layer: with more, threads should have processors of their own (`passes.meeting`)
 WEIGHTS = 8 * Forward._fields.index("weights")  # bytes of a frame before the addresses of `ShortForward.pointers`
+_POINTERS = f"{len(Weights._fields)}q"
 _NO_TAPE = [0, 0]
 write = Struct("8q").pack_into  # the addresses of a call's arrays, x to c_n, and of the tape's gates and c
 
@@ -57,13 +59,13 @@ class ShortForward:
         self._places, self._layer = shape.places(Forward), D * FORWARD_BYTES
         self._whole = (L * D, B, H)
         self._nothing = np.zeros(self._state, self._dtype)
-        self._one, self._at = L == D == 1, self._places[0][1]
+        self._one, self._at = L == D == 1 and not shape.variant.special, self._places[0][1]
         self._empty = np.empty if T * B * H * self._dtype.itemsize < reuse.LEAST else reuse.empty
         self._seats = [self._seat()]
         self._step = ShortStep(B, I, H, shape.variant) if self._one and T == 1 else None
         self.backward: ShortBackward | LayersBackward | None = None
         if shape.training and source is not None:
-            if self._one and T * B <= ROWS:
+            if self._one and T * B <= ROWS:  # of the plain cell
                 dy = shape.y_rows(0)
                 self.backward = ShortBackward(T, B, I, H, dy, shape.x, shape.y, shape.state, shape.variant, source)
             elif LayersBackward.fits(shape):
@@ -102,10 +104,10 @@ class ShortForward:
 
     def __call__(
         self, x: np.ndarray, state: State | None, epoch: object, between: Sequence[np.ndarray] = (),
-        tape: Sequence[State] = (),
+        tape: Sequence[Taped | State] = (),
     ) -> tuple[np.ndarray, State]:  # fmt: skip
         """y and (h_n, c_n) for what it `takes` in an epoch of the parameters. In training, arrays for what goes from
-        layer to layer, and gates and c of each direction of each layer.
+        layer to layer, and a tape of each direction of each layer.
         """
         dtype, shape, empty = self._dtype, self._state, np.empty
         y, h_n, c_n = self._empty(self._y, dtype), empty(shape, dtype), empty(shape, dtype)
@@ -118,13 +120,13 @@ class ShortForward:
             if self._step is not None and (weights := self._source._lie()) is not None:
                 self._seats.append(seat)
                 start = state or (self._nothing, self._nothing)
-                self._step.run(*weights, x, *start, y, h_n, c_n, *(tape[0] if tape else ()))
+                self._step.run(*weights, x, *start, y, h_n, c_n, *(tape[0] if tape else ()))  # type: ignore[arg-type]
                 return y, (h_n, c_n)
             packs, seat.epoch = self._source._bind(self._ways)
             self._point(seat, packs)
         h_0, c_0 = state or (self._nothing, self._nothing)
         if self._one:
-            taped = addresses(tape[0]) if tape else _NO_TAPE
+            taped = addresses(tape[0][:2]) if tape else _NO_TAPE  # type: ignore[arg-type]
             write(seat.words, self._at, *addresses((x, h_0, c_0, y, h_n, c_n)), *taped)
         else:
             self._write(seat, addresses((x, h_0, c_0, y, h_n, c_n)), between, tape)
@@ -140,22 +142,28 @@ class ShortForward:
         return y, (h_n, c_n)
 
     def _write(
-        self, seat: Seat, places: Sequence[int], between: Sequence[np.ndarray], tape: Sequence[State]
+        self, seat: Seat, places: Sequence[int], between: Sequence[np.ndarray], tape: Sequence[Taped | State]
     ) -> None:
         """Let all frames point to the arrays of a call: x, h_0, c_0, y, h_n and c_n are at `places`."""
         x, h_0, c_0, y, h_n, c_n = places
         inner = addresses(between or seat.space[1:])
         xs, ys = (x, *inner), (*inner, y)
-        taped = [addresses(arrays) for arrays in tape] or [_NO_TAPE] * len(self._places)
-        for (k, at, part, columns), (gates, cells) in zip(self._places, taped, strict=True):
-            write(seat.words, at, xs[k], h_0 + part, c_0 + part, ys[k] + columns, h_n + part, c_n + part, gates, cells)
+        taped = [places_of(arrays) for arrays in tape] or [_NO_TAPE] * len(self._places)
+        to = f"{6 + len(taped[0])}q"
+        for (k, at, part, columns), here in zip(self._places, taped, strict=True):
+            ends = h_n + part, c_n + part
+            pack_into(to, seat.words, at, xs[k], h_0 + part, c_0 + part, ys[k] + columns, *ends, *here)
 
     def record(self, x: np.ndarray, state: State | None, epoch: object) -> tuple[np.ndarray, State, Recorded]:
         """As a call, in training, and what backward needs of it."""
         s, empty = self._shape, self._empty
-        gates, cells = (s.T, s.B, 4, s.H), (s.T, s.B, s.H)
         between = [empty(s.between, s.dtype) for _ in range(s.layers - 1)]
-        tape = [(empty(gates, s.dtype), empty(cells, s.dtype)) for _ in self._places]
+        tape: list[Taped | State]
+        if s.variant.special:
+            tape = [make_tape(s.variant, s.T * s.B, s.H, s.H, s.dtype) for _ in self._places]
+        else:
+            gates, cells = (s.T * s.B, 4, s.H), (s.T * s.B, s.H)
+            tape = [(empty(gates, s.dtype), empty(cells, s.dtype)) for _ in self._places]
         y, state_n = self(x, state, epoch, between, tape)
         start = state or (self._nothing, self._nothing)
         if not s.even(0):
@@ -181,8 +189,8 @@ class ShortForward:
             seat = self._seats.pop()
         except IndexError:
             seat = self._seat()
-        pack_into("4q", seat.words, WEIGHTS, *places[:4])
-        write(seat.words, self._at, *places[4:])
+        pack_into(_POINTERS, seat.words, WEIGHTS, *places[:-8])
+        write(seat.words, self._at, *places[-8:])
         self._run.run(0, seat.address)
         seat.packs = []  # those of a call are not pointed to any more
         self._seats.append(seat)
@@ -190,14 +198,13 @@ class ShortForward:
     @staticmethod
     def pointers(pack: Weights) -> list[int]:
         """Where packed weights lie, as a frame has it."""
-        arrays = pack.weights, pack.bias, pack.digits_ih, pack.digits_hh
-        return [0 if array is None else address(array) for array in arrays]
+        return places_of(pack)
 
     def _point(self, seat: Seat, packs: list[Weights]) -> None:
         """Let the frames point to packed weights."""
         for k, pack in enumerate(packs):
             if k >= len(seat.packs) or seat.packs[k] is not pack:
-                pack_into("4q", seat.words, k * FORWARD_BYTES + WEIGHTS, *self.pointers(pack))
+                pack_into(_POINTERS, seat.words, k * FORWARD_BYTES + WEIGHTS, *self.pointers(pack))
         seat.packs = packs
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from fastlstm.cell import CellSpec
 from fastlstm.passes.frames import BACKWARD_BYTES, Backward
-from fastlstm.passes.packing import Transposed
+from fastlstm.passes.packing import Gradients, Transposed
 from fastlstm.passes.seats import (
     WORKSPACE,
     Recorded,
@@ -27,10 +28,11 @@ from fastlstm.passes.shapes import Shape
 from fastlstm.passes.templates import Template, backward_template
 from fastlstm.plan import is_long
 from fastlstm.runtime import reuse
-from fastlstm.runtime.memory import address, addresses
+from fastlstm.runtime.memory import address, addresses, places_of
 from fastlstm.runtime.workers import Worker, worker
 
 WEIGHTS = 8 * Backward._fields.index("w_hh")  # bytes of a frame before the addresses of packed weights
+_POINTERS = f"{len(Transposed._fields)}q"
 GRADIENTS = 8 * (Backward._fields.index("dw_ih") - Backward._fields.index("x"))  # and from a call's arrays to these
 
 
@@ -44,8 +46,8 @@ class LayersBackward:
         self._templates = _templates(shape)
         self._places = shape.places(Backward)
         self._lowest = reuse.empty if math.prod(shape.x) * self._dtype.itemsize >= reuse.LEAST else np.empty
-        shapes = [of for k in range(L) for of in [(4 * H, shape.width(k)), (4 * H, H), (4 * H,)] * D]
-        self._gradients = [(maker(of), of) for of in shapes]
+        shapes = [[(4 * H, shape.width(k)), (4 * H, H), (4 * H,)] for k in range(L) for _ in range(D)]
+        self._gradients = [[(maker(of), of) for of in each] for each in shapes]
         self.nothing = np.zeros(shape.state, self._dtype)  # no gradient
         self._seats: list[Seat] = []
 
@@ -85,7 +87,7 @@ class LayersBackward:
         x, between, tape, state = recorded
         lowest = [self._lowest(s.x, dtype) for _ in range(D)]
         dh_0, dc_0 = np.empty(s.state, dtype), np.empty(s.state, dtype)
-        made = [make(shape, dtype) for make, shape in self._gradients]
+        made = [self._make(source.spec, place) for place in range(len(self._places))]
         try:
             seat = self._seats.pop()
         except IndexError:
@@ -95,15 +97,17 @@ class LayersBackward:
             self._point(seat, packs)
         dxs = [*lowest, *seat.space[1:]]
         h, c, dh_n, dc_n, dh, dc = addresses((*state, *(dstate or (self.nothing, self.nothing)), dh_0, dc_0))
-        xs, to, found = addresses((x, *between)), addresses(dxs), addresses(made)
+        xs, to = addresses((x, *between)), addresses(dxs)
         dy_at, words, run = address(dy), seat.words, self._worker.run
         for place in reversed(range(len(self._places))):
             k, at, part, columns = self._places[place]
+            taped, grads = places_of(tape[place]), made[place]
             pack_into(
-                "11q", words, at, xs[k], h + part, c + part, dy_at + columns, dh_n + part, dc_n + part, to[place],
-                dh + part, dc + part, *addresses(tape[place]),
+                f"{9 + len(taped)}q", words, at, xs[k], h + part, c + part, dy_at + columns, dh_n + part, dc_n + part,
+                to[place], dh + part, dc + part, *taped,
             )  # fmt: skip
-            pack_into("3q", words, at + GRADIENTS, *found[3 * place : 3 * place + 3])
+            found = places_of(grads.arrays()) if isinstance(grads, Gradients) else addresses(grads)
+            pack_into(f"{len(found)}q", words, at + GRADIENTS, *found)
             if place % D == 0:
                 frame = seat.address + place * BACKWARD_BYTES
                 for d in range(D):
@@ -113,9 +117,20 @@ class LayersBackward:
                 dy_at = to[place]
         self._seats.append(seat)
         gradients: list[np.ndarray] = []
-        for k in range(0, len(made), 3):
-            gradients += [*made[k : k + 3], made[k + 2].copy()] if source.bias else made[k : k + 2]
+        for grads in made:
+            if isinstance(grads, Gradients):
+                named = grads.named()
+                gradients += [named[name] for name in source._names]
+            else:
+                gradients += [*grads, grads[2].copy()] if source.bias else grads[:2]
         return lowest[0], (dh_0, dc_0), gradients
+
+    def _make(self, spec: CellSpec, place: int) -> Gradients | list[np.ndarray]:
+        """Where the gradients of one direction of a layer go: of the plain cell dw_ih, dw_hh and db."""
+        s = self._shape
+        if s.variant.special:
+            return Gradients(spec, s.width(self._places[place][0]), s.H, s.dtype)
+        return [make(shape, s.dtype) for make, shape in self._gradients[place]]
 
     def run_at(self, places: list[int]) -> None:
         """Compute, through one layer in one direction, with what is at so many addresses: `pointers` of packed weights,
@@ -126,9 +141,9 @@ class LayersBackward:
         except IndexError:
             seat = self._seat()
         at = self._places[0][1]
-        pack_into("4q", seat.words, WEIGHTS, *places[:4])
-        pack_into("11q", seat.words, at, *places[4:15])
-        pack_into("3q", seat.words, at + GRADIENTS, *places[15:])
+        pack_into(_POINTERS, seat.words, WEIGHTS, *places[:-14])
+        pack_into("11q", seat.words, at, *places[-14:-3])
+        pack_into("3q", seat.words, at + GRADIENTS, *places[-3:])
         self._worker.run(0, seat.address)
         seat.packs = []  # those of a call are not pointed to any more
         self._seats.append(seat)
@@ -136,14 +151,13 @@ class LayersBackward:
     @staticmethod
     def pointers(pack: Transposed) -> list[int]:
         """Where packed weights lie, as a frame has it."""
-        arrays = pack.w_hh, pack.w_ih, pack.digits_hh, pack.digits_ih
-        return [0 if array is None else address(array) for array in arrays]
+        return places_of(pack)
 
     def _point(self, seat: Seat, packs: list[Transposed]) -> None:
         """Let the frames point to packed weights."""
         for k, pack in enumerate(packs):
             if k >= len(seat.packs) or seat.packs[k] is not pack:
-                pack_into("4q", seat.words, k * BACKWARD_BYTES + WEIGHTS, *self.pointers(pack))
+                pack_into(_POINTERS, seat.words, k * BACKWARD_BYTES + WEIGHTS, *self.pointers(pack))
         seat.packs = packs
 
 

@@ -48,6 +48,11 @@ else:
     address, addresses = _address_by_interface, _addresses_by_interface
 
 
+def places_of(arrays: Iterable[np.ndarray | None]) -> list[int]:
+    """The addresses of arrays, 0 for what is not there."""
+    return [0 if array is None else address(array) for array in arrays]
+
+
 def aligned(count: int, dtype) -> np.ndarray:
     """An uninitialised 1-D array whose first element begins a cache line."""
     item = np.dtype(dtype).itemsize

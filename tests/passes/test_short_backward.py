@@ -121,3 +121,34 @@ def test_two_threads_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         fastlstm.set_num_threads(2)
         equal(case.found(), expected)
         fastlstm.set_num_threads(1)
+
+
+CELLS: list[dict] = [
+    {"peephole": "diagonal"},
+    {"peephole": "full", "output_peephole": "new"},
+    {"layer_norm": True, "coupled": True},
+    {"layer_norm": True, "peephole": "diagonal", "bias": False},
+    {"activations": ("hard_sigmoid", "relu", "tanh"), "clip": 2.0},
+]
+
+
+@pytest.mark.parametrize("options", CELLS, ids=str)
+@pytest.mark.parametrize(("I", "H"), [(7, 19), (30, 70)])
+def test_other_cells(options: dict, I: int, H: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lstm = fastlstm.LSTM(I, H, 2, bidirectional=True, seed=1, **options)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5, 9, I), dtype=np.float32)
+
+    def found() -> Arrays:
+        y, (h, c), tape = lstm.forward(x)
+        dx, (dh, dc), grads = lstm.backward(tape, np.ones_like(y))
+        plain, ends = lstm(x)
+        return {"y": y, "h": h, "c": c, "dx": dx, "dh": dh, "dc": dc, "plain": plain, "h_n": ends[0]} | grads
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inference, "SHORT_FLOPS", 0)
+        expected = found()
+        assert not lstm._short
+    for _ in range(3):
+        equal(found(), expected)
+    assert type(lstm.forward(x)[2].short) is LayersBackward
