@@ -157,7 +157,7 @@ class Inference(Parameterised):
         if self._variant.special or len(shape) not in (1, 2) or shape[-1] != I or 0 in shape:
             return None
         state, B = (*rows, H), math.prod(rows)
-        told = Shape(shape, state, state, 1, B, I, H, 1, 1, False, False, self.dtype, self._variant, training)
+        told = Shape(shape, state, state, 1, B, I, H, 1, 1, False, False, self.dtype, self._variant, training).settled()
         return ShortForward(told, self) if ShortForward.fits(told) else None
 
     def _prepare(self, training: bool, shape: tuple[int, ...]) -> ShortForward | None:
@@ -176,7 +176,7 @@ class Inference(Parameterised):
             return None
         state = (D * L, H) if unbatched else (D * L, B, H)
         y = (*shape[:-1], D * H)
-        told = Shape(shape, y, state, T, B, I, H, L, D, first, first, self.dtype, self._variant, training)
+        told = Shape(shape, y, state, T, B, I, H, L, D, first, first, self.dtype, self._variant, training).settled()
         if not ShortForward.fits(told):
             return None
         found = ShortForward(told, self)

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import torch
+import torch.utils.checkpoint
 
-torch = pytest.importorskip("torch")
-
-import fastlstm  # noqa: E402
-import fastlstm.torch as ft  # noqa: E402
-from fastlstm.torch import sequences  # noqa: E402
+import fastlstm
+import fastlstm.torch as ft
+from fastlstm.torch import sequences
 
 CASES: list[dict[str, Any]] = [
     {"T": 5, "B": 3, "I": 4, "H": 7},
@@ -113,6 +113,69 @@ def test_a_second_way_back_and_weights_elsewhere() -> None:
         doubled = ft.LSTM(5, 40)
         doubled.load_state_dict(lstm.state_dict())
         torch.testing.assert_close(lstm(x)[0], doubled(x)[0], rtol=0, atol=0)
+
+
+def like_torch(lstm: Any, x: Any) -> None:
+    """Gradients of a layer are torch's."""
+    other = torch.nn.LSTM(lstm.input_size, lstm.hidden_size)
+    other.load_state_dict(lstm.state_dict())
+    found, expected = (torch.autograd.grad(one(x)[0].sum(), [*one.parameters()]) for one in (lstm, other))
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, two)
+        assert one.is_contiguous()
+
+
+def test_gradients_of_weights_in_another_order() -> None:
+    lstm, x = ft.LSTM(5, 40), torch.randn(40, 3, 5)
+    lstm.weight_hh_l0 = torch.nn.Parameter(lstm.weight_hh_l0.detach().t().contiguous().t())
+    for _ in range(3):
+        like_torch(lstm, x)
+
+
+@pytest.mark.parametrize("shape", [(40, 3, 5), (5, 3, 5), (1, 3, 5)])
+def test_weights_that_lie_elsewhere_when_the_way_back_begins(shape: tuple[int, ...]) -> None:
+    lstm, x = ft.LSTM(5, 40), torch.randn(shape)
+    expected = torch.autograd.grad(lstm(x)[0].sum(), [*lstm.parameters()])
+    for _ in range(3):
+        y, _ = lstm(x)
+        kept = []
+        for parameter in lstm.parameters():
+            kept.append(parameter.data)
+            parameter.data = parameter.data.clone()
+        for old in kept:
+            old.fill_(float("nan"))
+        for one, two in zip(torch.autograd.grad(y.sum(), [*lstm.parameters()]), expected, strict=True):
+            torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(40, 3, 5), (5, 3, 5), (1, 3, 5)])
+def test_checkpoints(shape: tuple[int, ...]) -> None:
+    lstm, x = ft.LSTM(5, 40), torch.randn(shape, requires_grad=True)
+    state = tuple(torch.zeros(1, 3, 40) for _ in "hc")
+    expected = torch.autograd.grad(lstm(x, state)[0].sum(), [x])[0]
+    for _ in range(3):
+        y = torch.utils.checkpoint.checkpoint(lambda a: lstm(a, state)[0], x, use_reentrant=False)
+        torch.testing.assert_close(torch.autograd.grad(y.sum(), [x])[0], expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("T", "B", "I", "H"), [(40, 3, 5, 8), (5, 3, 5, 8), (20, 8, 512, 512)])
+def test_nothing_is_computed_twice(T: int, B: int, I: int, H: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fastlstm.set_num_threads(1)
+    lstm, x, runs = ft.LSTM(I, H), torch.randn(T, B, I), []
+    run_at = sequences.ShortForward.run_at
+    monkeypatch.setattr(sequences.ShortForward, "run_at", lambda *a: runs.append(1) or run_at(*a))
+    for k in range(3):
+        lstm(x)[0].sum().backward()
+        assert len(runs) == k + 1
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own
+def test_forward_mode_is_refused_by_a_known_call_too() -> None:
+    lstm, x = ft.LSTM(5, 6).requires_grad_(False), torch.randn(40, 3, 5)
+    lstm(x)
+    lstm(x)
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward mode"):
+        lstm(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
 
 
 def test_refusals_of_a_known_call() -> None:

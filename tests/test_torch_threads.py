@@ -18,11 +18,11 @@ def test_threads_are_the_least_of_both_settings() -> None:
     before, ours = torch.get_num_threads(), fastlstm.get_num_threads()
     try:
         torch.set_num_threads(1)
-        assert torch_passes._threads() == 1
+        assert torch_passes.threads() == 1
         fastlstm.torch.LSTM(64, 64)(torch.randn(20, 16, 64))[0].sum().backward()
         assert (torch.get_num_threads(), fastlstm.get_num_threads()) == (1, ours)
         torch.set_num_threads(64)
-        assert torch_passes._threads() == ours
+        assert torch_passes.threads() == ours
     finally:
         torch.set_num_threads(before)
 

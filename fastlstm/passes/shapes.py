@@ -33,6 +33,7 @@ class Shape(NamedTuple):
     variant: Variant
     training: bool = False  # whether there is a tape
     alone: bool = False  # on the calling thread, whatever the number of threads
+    limit: int | None = None  # what `threads` found
 
     def rows(self, n: int, first: bool) -> Rows:
         """How rows of n features lie where the batch, or else time, comes first."""
@@ -44,11 +45,17 @@ class Shape(NamedTuple):
 
     def threads(self) -> int:
         """Threads for which calls are planned; 0 if so little is computed that their number does not matter."""
+        if self.limit is not None:
+            return self.limit
         return 0 if self.alone or self.flops() < SERIAL_FLOPS * self.directions else get_num_threads()
 
     def even(self, layer: int) -> bool:
         """Whether the rows of a layer's input are equally far apart."""
         return layer > 0 or not self.x_first or 1 in (self.T, self.B)
+
+    def settled(self) -> Shape:
+        """The same, whatever becomes of the number of threads."""
+        return self._replace(limit=self.threads())
 
     def plans(self, threads: int | None = None) -> list[Plan]:
         """A plan for each layer, for so many threads, or as many as there are."""

@@ -31,7 +31,7 @@ from fastlstm.passes.shapes import Shape
 from fastlstm.passes.short_backward import LayersBackward
 from fastlstm.passes.short_step import ShortBackward, ShortStep
 from fastlstm.passes.templates import Template, forward_template
-from fastlstm.plan import ROWS
+from fastlstm.plan import ROWS, is_long
 from fastlstm.runtime import reuse
 from fastlstm.runtime.memory import addresses, aligned, places_of
 from fastlstm.runtime.threads import fan_out, get_num_threads
@@ -65,7 +65,7 @@ class ShortForward:
         self._step = ShortStep(B, I, H, shape.variant) if self._one and T == 1 else None
         self.backward: ShortBackward | LayersBackward | None = None
         if shape.training and source is not None:
-            if self._one and T * B <= ROWS:  # of the plain cell
+            if self._one and T * B <= ROWS and shape.even(0):  # of the plain cell; it writes dx by steps
                 dy = shape.y_rows(0)
                 self.backward = ShortBackward(T, B, I, H, dy, shape.x, shape.y, shape.state, shape.variant, source)
             elif LayersBackward.fits(shape):
@@ -75,7 +75,7 @@ class ShortForward:
     def fits(shape: Shape) -> bool:
         """Whether such a call can be prepared: parts do not meet, and a seat is small."""
         plans = shape.plans()
-        if any(plan.by_units for plan in plans):
+        if is_long(shape.flops()) or any(plan.by_units for plan in plans):
             return False
         several = shape.threads() > 1 and shape.directions * max(plan.parts for plan in plans) > 1
         if several and shape.flops() > APART_FLOPS:

@@ -21,7 +21,7 @@ def array_of(tensor: Tensor) -> np.ndarray:
 
 def lie(*tensors: Tensor) -> bool:
     """Whether a pass can read tensors by their addresses."""
-    return all(tensor.is_contiguous() for tensor in tensors)
+    return all(tensor.is_contiguous() and not tensor.is_neg() for tensor in tensors)
 
 
 def empty(like: Tensor, shape: tuple[int, ...]) -> Tensor:

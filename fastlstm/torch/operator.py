@@ -145,7 +145,8 @@ class _Known(torch.autograd.Function):
         """The gradient."""
         tape, x, h_0, c_0, *weights = ctx.saved_tensors
         found = None
-        if not ctx.spent and not torch.is_grad_enabled():  # the first time, and not to be differentiated again
+        traced = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
+        if not (ctx.spent or traced or torch.is_grad_enabled()):  # the first time, and not to be differentiated again
             found = ctx.known.differentiate(tape, x, h_0, c_0, weights, douts)
             ctx.spent = found is not None
         if found is None:
@@ -214,9 +215,10 @@ def layer(
             known = x, h_0, c_0, weights, x_first, y_first, passes.threads()
     if known is not None and (found := sequences.find(*known)) is not None:
         how, way, _packed = found
-        if keep:
+        if not keep:
+            return steps.run(way, x, h_0, c_0, how.shape.y)
+        if how.back is not None:
             return _Known.apply(how, way, how.shape.y, x, h_0, c_0, *weights)
-        return steps.run(way, x, h_0, c_0, how.shape.y)
     y, h_n, c_n, *_ = _apply(torch.ops.fastlstm.layer, _Layer, passes.forward, inputs)
     if known is not None:
         sequences.remember(*known)

@@ -16,11 +16,11 @@ from fastlstm.passes import packing
 from fastlstm.passes.shapes import Shape
 from fastlstm.passes.short import ShortForward
 from fastlstm.passes.short_backward import LayersBackward
-from fastlstm.plan import is_long
+from fastlstm.plan import ROWS, is_long
 from fastlstm.torch.inputs import NAMES, Inputs, cell_of, check
 from fastlstm.torch.memory import empty, lie
 from fastlstm.torch.packs import current, key_of, packs_of
-from fastlstm.torch.steps import Way, key_of_call
+from fastlstm.torch.steps import Way, differentiate, few_rows, key_of_call
 
 
 @lru_cache(64)
@@ -95,12 +95,17 @@ def _run_back(
     w_ih, w_hh = weights[:2]
     x = x if shape.even(0) else x.transpose(0, 1).contiguous()
     given = [x, h_0, c_0, *[d.contiguous() for d in douts]]
-    found = [torch.empty_like(tensor) for tensor in (h_0, c_0, w_ih, w_hh)]
+    found = [tensor.new_empty(tensor.shape) for tensor in (h_0, c_0, w_ih, w_hh)]  # weights may lie in any order
     found.append(w_ih.new_empty(w_ih.shape[0]))
     places = [tensor.data_ptr() for tensor in (*given, dx, *found[:2])]
     gradients = [tensor.data_ptr() for tensor in found[2:]]
     prepared.run_at([*packed, *places, *_taped(shape, tape), *gradients])
     return [dx, *found, found[4].clone()] if len(weights) == 4 else [dx, *found[:4]]
+
+
+def few(shape: Shape) -> bool:
+    """Whether the way back is that of few rows."""
+    return shape.T * shape.B <= ROWS and shape.even(0) and not (shape.y_first and 1 not in (shape.T, shape.B))
 
 
 class Known(NamedTuple):
@@ -109,8 +114,7 @@ class Known(NamedTuple):
     run: ShortForward
     back: LayersBackward | None
     shape: Shape
-    packed: tuple  # what packed weights are known by,
-    packed_back: tuple  # and those for the way back
+    packed: tuple  # what packed weights are known by
 
     def tape(self, h_0: Tensor) -> Tensor:
         """Room for a tape."""
@@ -129,17 +133,25 @@ class Known(NamedTuple):
         self, tape: Tensor, x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor],
         douts: Sequence[Tensor | None],
     ) -> list[Tensor] | None:  # fmt: skip
-        """The gradients, from those of y, h_n and c_n; the tape is spent. None where weights were never packed so."""
-        if self.back is None or (packed := current(self.packed_back, weights)) is None:
+        """The gradients, from those of y, h_n and c_n; the tape is spent. None where the tensors lie otherwise now."""
+        s = self.shape
+        if self.back is None or not lie(x, h_0, c_0, *weights):
             return None
-        s, like = self.shape, (x.new_zeros(self.shape.y) if douts[0] is None else douts[0], h_0, c_0)
+        if few(s):
+            return differentiate(few_rows(s.T, s.B, s.I, s.H, x.dtype), tape, x, h_0, c_0, weights, douts)
+        # By where they lie now, which need not be where they lay: hooks of autograd's may have moved them.
+        packed = current(key_of(self.back.ways[0], weights, len(weights) == 4), weights)
+        if packed is None:
+            call = self.call(x, h_0, c_0, weights)
+            (packed,) = packs_of(self.back.ways[0], call, *cell_of(call))
+        like = (x.new_zeros(s.y) if douts[0] is None else douts[0], h_0, c_0)
         given = [torch.zeros_like(other) if d is None else d for d, other in zip(douts, like, strict=True)]
         pointers, dx = self.back.pointers(packed.weights), empty(x, tuple(x.shape))
         return _run_back(self.back, s, pointers, tape, x, h_0, c_0, weights, given, dx)
 
 
 _known: dict[tuple, Known] = {}
-_MOST = 256  # of them
+_MOST = 32  # of them: each keeps workspace
 
 
 def remember(
@@ -151,9 +163,7 @@ def remember(
     shape = _told(x.shape, h_0.shape[2], x_first, y_first, x.dtype)
     if shape.T == 1 or (run := _forward(shape, threads)) is None:
         return
-    back, bias = _backward(shape, threads), len(weights) == 4
-    keys = [key_of(way, weights, bias) for way in ("forward", back.ways[0] if back else "backward")]
-    known = Known(run, back, shape, keys[0], keys[1])
+    known = Known(run, _backward(shape, threads), shape, key_of("forward", weights, len(weights) == 4))
     _known[(*key_of_call(x, h_0, c_0, weights), x_first, y_first, threads)] = known
     for oldest in list(_known)[: max(0, len(_known) - _MOST)]:
         _known.pop(oldest, None)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastlstm.passes import packing
 from fastlstm.passes.shapes import Shape
@@ -34,7 +35,8 @@ def _short_step(B: int, I: int, H: int, dtype: torch.dtype) -> ShortStep:
 
 
 @lru_cache(64)
-def _short_backward(T: int, B: int, I: int, H: int, dtype: torch.dtype) -> ShortBackward:
+def few_rows(T: int, B: int, I: int, H: int, dtype: torch.dtype) -> ShortBackward:
+    """What differentiates calls of few rows."""
     x, y, state, variant = (T, B, I), (T, B, H), (1, B, H), packing.plain_variant(NAMES[dtype])
     return ShortBackward(T, B, I, H, Rows(B * H, H, False), x, y, state, variant)
 
@@ -133,7 +135,10 @@ def eager(x: Any, state: Any) -> bool:
         return False
     if torch._C._len_torch_dispatch_stack() or torch._C._are_functorch_transforms_active():
         return False
-    if torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+    if torch.jit.is_tracing() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0:
+        return False
+    # What hooks save must be the same tensors each time that a call is computed, as checkpoints do.
+    if torch.is_grad_enabled() and torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
         return False
     for tensor in (x, *state):
         if type(tensor) is not Tensor or not tensor.is_cpu or tensor.is_neg():
@@ -162,7 +167,7 @@ def remember(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> 
         call = of_step(x, h_0, c_0, weights)
         (packed,) = packs_of("forward", call, *cell_of(call))
         quick = Way(prepared, prepared.pointers(packed.weights)), weakref.ref(packed)
-    backward = _short_backward(1, B, I, H, x.dtype) if B <= ROWS else None
+    backward = few_rows(1, B, I, H, x.dtype) if B <= ROWS else None
     _known[key_of_call(x, h_0, c_0, weights)] = Known(plain, quick, backward, () if len(weights) == 4 else biases)
     for oldest in list(_known)[: max(0, len(_known) - _MOST)]:
         _known.pop(oldest, None)
@@ -227,5 +232,5 @@ def few_rows_backward(call: Inputs, dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape
         return None
     check(call)
     T, B = x.shape[1::-1] if call.x_first else x.shape[:2]
-    backward = _short_backward(T, B, x.shape[2], call.h_0.shape[2], x.dtype)
+    backward = few_rows(T, B, x.shape[2], call.h_0.shape[2], x.dtype)
     return differentiate(backward, tape, x, call.h_0, call.c_0, call.weights, (dy, dh_n, dc_n))

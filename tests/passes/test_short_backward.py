@@ -22,6 +22,9 @@ CASES = [
     LayerCase(T=36, B=1, I=5, H=70, layers=2, unbatched=True, batch_first=True, bidirectional=True),
     LayerCase(T=20, B=5, I=33, H=83, dtype="float64", state=False),
     LayerCase(T=9, B=40, I=70, H=130, layers=2),
+    LayerCase(T=7, B=3, I=5, H=9, batch_first=True),
+    LayerCase(T=20, B=5, I=30, H=70, batch_first=True, bias=False),
+    LayerCase(T=8, B=4, I=5, H=9, layers=2, batch_first=True, bidirectional=True),
 ]
 
 
