@@ -32,7 +32,7 @@ import numpy as np
 import fastlstm
 
 # (T, B, I, H, bidirectional): rows split over threads, units split, two directions, one step.
-SHAPES = [(20, 8, 16, 64, False), (40, 1, 16, 128, False), (10, 3, 7, 33, True), (1, 2, 5, 20, False)]
+SHAPES = [(30, 32, 16, 64, False), (60, 1, 16, 256, False), (60, 3, 7, 70, True), (1, 2, 5, 20, False)]
 GROWTH_MB = 2.0  # that resident memory may grow by after the first thousand calls
 
 

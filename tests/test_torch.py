@@ -23,7 +23,7 @@ from torch_case import assert_same, flat, state, twins
 import fastlstm
 import fastlstm.torch
 from fastlstm.runtime import reuse
-from fastlstm.torch import operator, packs
+from fastlstm.torch import memory, operator, packs
 from fastlstm.torch import passes as torch_passes
 
 ROOT = Path(__file__).parent.parent
@@ -282,7 +282,7 @@ def test_large_tensors_take_memory_that_earlier_ones_left(monkeypatch: pytest.Mo
         return [grad for _ in range(2) for grad in torch.autograd.grad(y, inputs, retain_graph=True)]
 
     expected, taken, empty = gradients(), [], reuse.empty
-    monkeypatch.setattr(torch_passes, "_MAPPED", reuse.LEAST)
+    monkeypatch.setattr(memory, "_MAPPED", reuse.LEAST)
     monkeypatch.setattr(reuse, "empty", lambda shape, dtype: taken.append(shape) or empty(shape, dtype))
     for _ in range(3):
         assert all(map(torch.equal, gradients(), expected))
