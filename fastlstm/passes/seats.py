@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from struct import pack_into
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from fastlstm.cell import CellSpec
 from fastlstm.passes.calls import Taped
 from fastlstm.passes.shapes import Shape
 from fastlstm.passes.templates import Template
-from fastlstm.runtime.memory import address, aligned
+from fastlstm.runtime.memory import address, aligned, places_of
 
 WORKSPACE = 1 << 22  # bytes of a seat, at the most
 # Elements of a gradient from which on it is made to begin a cache line: that saves up to a fifth of the time in which
@@ -76,20 +77,34 @@ def maker(shape: tuple[int, ...]) -> Callable[[tuple[int, ...], np.dtype], np.nd
 
 
 class Seat:
-    """Frames and workspace for one call at a time."""
+    """Frames and workspace for one call at a time; of packed weights the addresses begin with so many bytes of each
+    frame.
+    """
 
-    def __init__(self, frames: np.ndarray, space: list[np.ndarray]) -> None:
+    def __init__(self, frames: np.ndarray, space: list[np.ndarray], weights: int = 0) -> None:
         self.frames, self.space = frames, space
         self.words: memoryview[int] = memoryview(frames.reshape(-1).data)
         self.address = address(frames)
         self.epoch: object = None  # of the parameters to whose packed copies the frames point
         self.packs: list[Any] = []
+        self._weights = weights
+
+    def point(self, packs: list[Any]) -> None:
+        """Let the frames point to packed weights, one of each."""
+        for k, pack in enumerate(packs):
+            if k >= len(self.packs) or self.packs[k] is not pack:
+                self.point_at(k, places_of(pack))
+        self.packs = packs
+
+    def point_at(self, k: int, places: list[int]) -> None:
+        """Let a frame point to packed weights at so many addresses."""
+        pack_into(f"{len(places)}q", self.words, k * self.frames.strides[0] + self._weights, *places)
 
 
-def seat_of(templates: Sequence[Template], dtype: np.dtype) -> Seat:
+def seat_of(templates: Sequence[Template], dtype: np.dtype, weights: int) -> Seat:
     """A seat with the frames of all layers, which run one after another in the same workspace."""
     space = aligned(max(template.elements for template in templates), dtype)
-    return Seat(np.concatenate([template.at(address(space)) for template in templates]), [space])
+    return Seat(np.concatenate([template.at(address(space)) for template in templates]), [space], weights)
 
 
 def bytes_of(templates: Sequence[Template], between: int, shape: Shape) -> int:

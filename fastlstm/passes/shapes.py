@@ -8,7 +8,7 @@ import numpy as np
 
 from fastlstm.passes.packing import in_digits
 from fastlstm.passes.templates import Rows, Sizes
-from fastlstm.plan import GFLOPS, REGION_US, Plan, plan_backward, plan_forward
+from fastlstm.plan import GFLOPS, REGION_US, ROWS, Plan, plan_backward, plan_forward
 from fastlstm.runtime.threads import get_num_threads
 from fastlstm.runtime.variant import Variant
 
@@ -91,6 +91,12 @@ class Shape(NamedTuple):
     def reverse(self) -> tuple[bool, ...]:
         """Whether each direction is the reverse one."""
         return (False, True)[: self.directions]
+
+    @property
+    def few(self) -> bool:
+        """Whether the way back is that of few rows: of the plain cell in one direction, time first."""
+        one = self.layers == self.directions == 1 and not self.variant.special
+        return one and self.T * self.B <= ROWS and (1 in (self.T, self.B) or not (self.x_first or self.y_first))
 
     def flops(self) -> float:
         """Floating-point operations of the largest layer forward."""

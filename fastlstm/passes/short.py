@@ -15,7 +15,6 @@ import numpy as np
 
 from fastlstm.passes.calls import Taped, make_tape
 from fastlstm.passes.frames import FORWARD_BYTES, Forward
-from fastlstm.passes.packing import Weights
 from fastlstm.passes.seats import (
     WORKSPACE,
     Recorded,
@@ -31,15 +30,14 @@ from fastlstm.passes.shapes import Shape
 from fastlstm.passes.short_backward import LayersBackward
 from fastlstm.passes.short_step import ShortBackward, ShortStep
 from fastlstm.passes.templates import Template, forward_template
-from fastlstm.plan import ROWS, is_long
+from fastlstm.plan import is_long
 from fastlstm.runtime import reuse
 from fastlstm.runtime.memory import addresses, aligned, places_of
 from fastlstm.runtime.threads import fan_out, get_num_threads
 from fastlstm.runtime.workers import worker
 
 APART_FLOPS = 3e8  # of a layer: with more, threads should have processors of their own (`passes.meeting`)
-WEIGHTS = 8 * Forward._fields.index("weights")  # bytes of a frame before the addresses of `ShortForward.pointers`
-_POINTERS = f"{len(Weights._fields)}q"
+WEIGHTS = 8 * Forward._fields.index("weights")  # bytes of a frame before the addresses of packed weights
 _NO_TAPE = [0, 0]
 write = Struct("8q").pack_into  # the addresses of a call's arrays, x to c_n, and of the tape's gates and c
 
@@ -65,7 +63,7 @@ class ShortForward:
         self._step = ShortStep(B, I, H, shape.variant) if self._one and T == 1 else None
         self.backward: ShortBackward | LayersBackward | None = None
         if shape.training and source is not None:
-            if self._one and T * B <= ROWS and shape.even(0):  # of the plain cell; it writes dx by steps
+            if shape.few:
                 dy = shape.y_rows(0)
                 self.backward = ShortBackward(T, B, I, H, dy, shape.x, shape.y, shape.state, shape.variant, source)
             elif LayersBackward.fits(shape):
@@ -85,7 +83,7 @@ class ShortForward:
     def _seat(self) -> Seat:
         """A seat with all that does not change from call to call."""
         s = self._shape
-        seat = seat_of(self._templates, s.dtype)
+        seat = seat_of(self._templates, s.dtype, WEIGHTS)
         if not s.training:  # else the tape has it
             seat.space += [aligned(math.prod(s.between), s.dtype) for _ in range(s.layers - 1)]
         return seat
@@ -123,7 +121,7 @@ class ShortForward:
                 self._step.run(*weights, x, *start, y, h_n, c_n, *(tape[0] if tape else ()))  # type: ignore[arg-type]
                 return y, (h_n, c_n)
             packs, seat.epoch = self._source._bind(self._ways)
-            self._point(seat, packs)
+            seat.point(packs)
         h_0, c_0 = state or (self._nothing, self._nothing)
         if self._one:
             taped = addresses(tape[0][:2]) if tape else _NO_TAPE  # type: ignore[arg-type]
@@ -182,30 +180,17 @@ class ShortForward:
             frame += self._layer
 
     def run_at(self, places: list[int]) -> None:
-        """Compute, through one layer in one direction, with what is at so many addresses: `pointers` of packed weights,
-        then x, h_0, c_0, y, h_n, c_n and the tape's gates and c, 0 without one.
+        """Compute, through one layer in one direction, with what is at so many addresses: packed weights, as
+        `packing.Weights` has them, then x, h_0, c_0, y, h_n, c_n and the tape's gates and c, 0 without one.
         """
         try:
             seat = self._seats.pop()
         except IndexError:
             seat = self._seat()
-        pack_into(_POINTERS, seat.words, WEIGHTS, *places[:-8])
+        seat.point_at(0, places[:-8])
         write(seat.words, self._at, *places[-8:])
         self._run.run(0, seat.address)
-        seat.packs = []  # those of a call are not pointed to any more
         self._seats.append(seat)
-
-    @staticmethod
-    def pointers(pack: Weights) -> list[int]:
-        """Where packed weights lie, as a frame has it."""
-        return places_of(pack)
-
-    def _point(self, seat: Seat, packs: list[Weights]) -> None:
-        """Let the frames point to packed weights."""
-        for k, pack in enumerate(packs):
-            if k >= len(seat.packs) or seat.packs[k] is not pack:
-                pack_into(_POINTERS, seat.words, k * FORWARD_BYTES + WEIGHTS, *self.pointers(pack))
-        seat.packs = packs
 
 
 def _templates(shape: Shape) -> list[Template]:

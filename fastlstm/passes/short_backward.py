@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from struct import pack_into
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from fastlstm.cell import CellSpec
 from fastlstm.passes.frames import BACKWARD_BYTES, Backward
-from fastlstm.passes.packing import Gradients, Transposed
+from fastlstm.passes.packing import Gradients
 from fastlstm.passes.seats import (
     WORKSPACE,
     Recorded,
@@ -32,7 +31,6 @@ from fastlstm.runtime.memory import address, addresses, places_of
 from fastlstm.runtime.workers import Worker, worker
 
 WEIGHTS = 8 * Backward._fields.index("w_hh")  # bytes of a frame before the addresses of packed weights
-_POINTERS = f"{len(Transposed._fields)}q"
 GRADIENTS = 8 * (Backward._fields.index("dw_ih") - Backward._fields.index("x"))  # and from a call's arrays to these
 
 
@@ -45,7 +43,6 @@ class LayersBackward:
         self.ways = ["digits" if plan.in_unit else "backward" for plan in shape.backward_plans()]
         self._templates = _templates(shape)
         self._places = shape.places(Backward)
-        self._lowest = reuse.empty if math.prod(shape.x) * self._dtype.itemsize >= reuse.LEAST else np.empty
         shapes = [[(4 * H, shape.width(k)), (4 * H, H), (4 * H,)] for k in range(L) for _ in range(D)]
         self._gradients = [[(maker(of), of) for of in each] for each in shapes]
         self.nothing = np.zeros(shape.state, self._dtype)  # no gradient
@@ -66,7 +63,7 @@ class LayersBackward:
 
     def _seat(self) -> Seat:
         s = self._shape
-        seat = seat_of(self._templates, s.dtype)
+        seat = seat_of(self._templates, s.dtype, WEIGHTS)
         seat.space += [np.empty(s.between, s.dtype) for _ in range((s.layers - 1) * s.directions)]
         return seat
 
@@ -85,7 +82,7 @@ class LayersBackward:
         s, dtype, D, source = self._shape, self._dtype, self._shape.directions, self._source
         assert source is not None
         x, between, tape, state = recorded
-        lowest = [self._lowest(s.x, dtype) for _ in range(D)]
+        lowest = [reuse.empty(s.x, dtype) for _ in range(D)]
         dh_0, dc_0 = np.empty(s.state, dtype), np.empty(s.state, dtype)
         made = [self._make(source.spec, place) for place in range(len(self._places))]
         try:
@@ -94,7 +91,7 @@ class LayersBackward:
             seat = self._seat()
         if seat.epoch is not epoch:
             packs, seat.epoch = source._bind(self.ways)
-            self._point(seat, packs)
+            seat.point(packs)
         dxs = [*lowest, *seat.space[1:]]
         h, c, dh_n, dc_n, dh, dc = addresses((*state, *(dstate or (self.nothing, self.nothing)), dh_0, dc_0))
         xs, to = addresses((x, *between)), addresses(dxs)
@@ -133,32 +130,20 @@ class LayersBackward:
         return [make(shape, s.dtype) for make, shape in self._gradients[place]]
 
     def run_at(self, places: list[int]) -> None:
-        """Compute, through one layer in one direction, with what is at so many addresses: `pointers` of packed weights,
-        then x, h_0, c_0, dy, dh_n, dc_n, dx, dh_0, dc_0, the tape's gates and c, and dw_ih, dw_hh and db.
+        """Compute, through one layer in one direction, with what is at so many addresses: packed weights, as
+        `packing.Transposed` has them, then x, h_0, c_0, dy, dh_n, dc_n, dx, dh_0, dc_0, the tape's gates and c, and
+        dw_ih, dw_hh and db.
         """
         try:
             seat = self._seats.pop()
         except IndexError:
             seat = self._seat()
         at = self._places[0][1]
-        pack_into(_POINTERS, seat.words, WEIGHTS, *places[:-14])
+        seat.point_at(0, places[:-14])
         pack_into("11q", seat.words, at, *places[-14:-3])
         pack_into("3q", seat.words, at + GRADIENTS, *places[-3:])
         self._worker.run(0, seat.address)
-        seat.packs = []  # those of a call are not pointed to any more
         self._seats.append(seat)
-
-    @staticmethod
-    def pointers(pack: Transposed) -> list[int]:
-        """Where packed weights lie, as a frame has it."""
-        return places_of(pack)
-
-    def _point(self, seat: Seat, packs: list[Transposed]) -> None:
-        """Let the frames point to packed weights."""
-        for k, pack in enumerate(packs):
-            if k >= len(seat.packs) or seat.packs[k] is not pack:
-                pack_into(_POINTERS, seat.words, k * BACKWARD_BYTES + WEIGHTS, *self.pointers(pack))
-        seat.packs = packs
 
 
 def _templates(shape: Shape) -> list[Template]:

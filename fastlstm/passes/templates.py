@@ -25,9 +25,8 @@ from fastlstm.plan import Plan
 from fastlstm.runtime.variant import Variant
 from fastlstm.simd.isa import DIGITS, DIGITS_IN_L2, PANEL, PRODUCT_COLUMNS, PRODUCT_ROWS, SIDE, target
 
-# Where a frame has the addresses of a call's arrays, and where those of its workspace begin, which end it.
-FORWARD_ARRAYS, FORWARD_SPACE = Forward._fields.index("x"), Forward._fields.index("h")
-BACKWARD_ARRAYS, BACKWARD_SPACE = Backward._fields.index("x"), Backward._fields.index("dw")
+# Where a frame has the addresses of a call's arrays.
+FORWARD_ARRAYS, BACKWARD_ARRAYS = Forward._fields.index("x"), Backward._fields.index("x")
 
 
 class Sizes(NamedTuple):
@@ -102,7 +101,7 @@ def forward_template(
     }  # fmt: skip
     rooms = {"h": 2 * B * h_row, "c": B * c_row, "held": B * h_row * variant.holds, "scratch": plan.parts * scratch}
     made = _template(Forward, values, reverse, rooms, dtype)
-    made.frames[:, FORWARD_SPACE] += room * np.dtype(dtype).itemsize
+    made.frames[:, made.space] += room * np.dtype(dtype).itemsize
     return made
 
 

@@ -217,7 +217,7 @@ def layer(
         how, way, _packed = found
         if not keep:
             return steps.run(way, x, h_0, c_0, how.shape.y)
-        if how.back is not None:
+        if how.goes_back:
             return _Known.apply(how, way, how.shape.y, x, h_0, c_0, *weights)
     y, h_n, c_n, *_ = _apply(torch.ops.fastlstm.layer, _Layer, passes.forward, inputs)
     if known is not None:

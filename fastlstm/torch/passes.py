@@ -25,7 +25,7 @@ from fastlstm.torch import sequences
 from fastlstm.torch.inputs import Inputs, cell_of, check, options_of, shapes_of
 from fastlstm.torch.memory import array_of, empty
 from fastlstm.torch.packs import packs_of
-from fastlstm.torch.steps import few_rows_backward, one_step
+from fastlstm.torch.steps import one_step
 
 __all__ = ["backward", "forward", "gradients", "outputs"]
 
@@ -179,11 +179,8 @@ def backward(dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, spent: Tensor
         # The pass overwrites the gates, so a second one over the same graph computes them again.
         *_, tape, spent = forward(*call._replace(keep=True))
     spent.numpy()[0] = 1  # not by torch, to which this were a change of what autograd has saved
-    if (short := few_rows_backward(call, dy, dh_n, dc_n, tape)) is not None:
-        return short
-    dx = empty(call.x, tuple(call.x.shape))
-    if (found := sequences.backward(call, dy, dh_n, dc_n, tape, dx, threads())) is not None:
-        return found
+    if (prepared := sequences.backward(call, dy, dh_n, dc_n, tape, threads())) is not None:
+        return prepared
     spec, variant = cell_of(call)
     check(call)
     x = _view(call.x, call.x_first, even=True)
@@ -191,7 +188,7 @@ def backward(dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, spent: Tensor
     dh_0, dc_0 = (d.clone(memory_format=torch.contiguous_format) for d in (dh_n, dc_n))  # of rows without steps
     if layout.size == 0:
         return [torch.zeros_like(call.x), dh_0, dc_0, *map(torch.zeros_like, call.weights)]
-    dxs = [dx, *(empty(call.x, tuple(call.x.shape)) for _ in range(1, D))]
+    dxs = [empty(call.x, tuple(call.x.shape)) for _ in range(D)]
     if call.lengths is not None:
         for dx in dxs:
             dx.zero_()

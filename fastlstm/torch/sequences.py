@@ -16,11 +16,11 @@ from fastlstm.passes import packing
 from fastlstm.passes.shapes import Shape
 from fastlstm.passes.short import ShortForward
 from fastlstm.passes.short_backward import LayersBackward
-from fastlstm.plan import ROWS, is_long
+from fastlstm.runtime.memory import places_of
 from fastlstm.torch.inputs import NAMES, Inputs, cell_of, check
 from fastlstm.torch.memory import empty, lie
 from fastlstm.torch.packs import current, key_of, packs_of
-from fastlstm.torch.steps import Way, differentiate, few_rows, key_of_call
+from fastlstm.torch.steps import Way, differentiate, few_rows, key_of_call, run_into, taped
 
 
 @lru_cache(64)
@@ -36,7 +36,7 @@ def _told(x: torch.Size, H: int, x_first: bool, y_first: bool, dtype: torch.dtyp
 def _forward(shape: Shape, threads: int) -> ShortForward | None:
     """A prepared call, if one of so many threads would do it alone."""
     alone = all(plan.parts == 1 for plan in shape.plans(threads))
-    return ShortForward(shape) if alone and not is_long(shape.flops()) and ShortForward.fits(shape) else None
+    return ShortForward(shape) if alone and ShortForward.fits(shape) else None
 
 
 @lru_cache(32)
@@ -46,75 +46,63 @@ def _backward(shape: Shape, threads: int) -> LayersBackward | None:
     return LayersBackward(shape) if alone and LayersBackward.fits(shape) else None
 
 
-def _shape(call: Inputs) -> Shape:
-    """The same of a call."""
+def _shape(call: Inputs) -> Shape | None:
+    """The same of a call that fits together; None if it is another one than they mostly are."""
+    if not call.simple or not lie(call.x, call.h_0, call.c_0):
+        return None
+    check(call)
     return _told(call.x.shape, call.h_0.shape[2], call.x_first, call.y_first, call.x.dtype)
-
-
-def _taped(shape: Shape, tape: Tensor) -> list[int]:
-    """Where the gates and c of a tape lie."""
-    gates = tape.data_ptr()
-    return [gates, gates + 4 * shape.T * shape.B * shape.H * shape.dtype.itemsize]
 
 
 def forward(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor, threads: int) -> bool:
     """Run a call; False if it is another one than they mostly are."""
-    if not call.simple or not lie(call.x, call.h_0, call.c_0):
-        return False
-    check(call)
     shape = _shape(call)
-    if (prepared := _forward(shape, threads)) is None:
+    if shape is None or (prepared := _forward(shape, threads)) is None:
         return False
     (packed,) = packs_of("forward", call, *cell_of(call))
-    places = [tensor.data_ptr() for tensor in (call.x, call.h_0, call.c_0, y, h_n, c_n)]
-    taped = _taped(shape, tape) if call.keep else [0, 0]
-    prepared.run_at([*prepared.pointers(packed.weights), *places, *taped])
+    way = Way(prepared, places_of(packed.weights))
+    run_into(way, call.x, call.h_0, call.c_0, y, h_n, c_n, tape if call.keep else None)
     return True
 
 
 def backward(
-    call: Inputs, dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, dx: Tensor, threads: int
+    call: Inputs, dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, threads: int
 ) -> list[Tensor] | None:
-    """dx and the other gradients of a call; None if it is another one than they mostly are."""
-    if not call.simple or not lie(call.x, call.h_0, call.c_0):
+    """The gradients of a call, whose tape is spent; None if it is another one than they mostly are."""
+    if (shape := _shape(call)) is None:
         return None
-    check(call)
-    shape = _shape(call)
+    x, h_0, c_0, weights = call.x, call.h_0, call.c_0, call.weights
+    if shape.few and lie(*weights[:2]):
+        few = few_rows(shape.T, shape.B, shape.I, shape.H, x.dtype)
+        return differentiate(few, tape, x, h_0, c_0, weights, (dy, dh_n, dc_n))
     if (prepared := _backward(shape, threads)) is None:
         return None
     (packed,) = packs_of(prepared.ways[0], call, *cell_of(call))
-    weights = prepared.pointers(packed.weights)
-    return _run_back(prepared, shape, weights, tape, call.x, call.h_0, call.c_0, call.weights, (dy, dh_n, dc_n), dx)
-
-
-def _run_back(
-    prepared: LayersBackward, shape: Shape, packed: list[int], tape: Tensor, x: Tensor, h_0: Tensor, c_0: Tensor,
-    weights: Sequence[Tensor], douts: Sequence[Tensor], dx: Tensor,
-) -> list[Tensor]:  # fmt: skip
-    """dx and the other gradients, by packed weights at so many addresses; the tape is spent."""
     w_ih, w_hh = weights[:2]
     x = x if shape.even(0) else x.transpose(0, 1).contiguous()
-    given = [x, h_0, c_0, *[d.contiguous() for d in douts]]
+    given = [x, h_0, c_0, dy.contiguous(), dh_n.contiguous(), dc_n.contiguous()]
+    dx = empty(x, tuple(call.x.shape))
     found = [tensor.new_empty(tensor.shape) for tensor in (h_0, c_0, w_ih, w_hh)]  # weights may lie in any order
     found.append(w_ih.new_empty(w_ih.shape[0]))
     places = [tensor.data_ptr() for tensor in (*given, dx, *found[:2])]
     gradients = [tensor.data_ptr() for tensor in found[2:]]
-    prepared.run_at([*packed, *places, *_taped(shape, tape), *gradients])
-    return [dx, *found, found[4].clone()] if len(weights) == 4 else [dx, *found[:4]]
-
-
-def few(shape: Shape) -> bool:
-    """Whether the way back is that of few rows."""
-    return shape.T * shape.B <= ROWS and shape.even(0) and not (shape.y_first and 1 not in (shape.T, shape.B))
+    kept = taped(tape, shape.T * shape.B * shape.H)
+    prepared.run_at([*places_of(packed.weights), *places, *kept, *gradients])
+    return [dx, *found, found[4].clone()] if call.bias else [dx, *found[:4]]
 
 
 class Known(NamedTuple):
     """How to run a call as one before."""
 
     run: ShortForward
-    back: LayersBackward | None
     shape: Shape
     packed: tuple  # what packed weights are known by
+    threads: int
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether `backward` takes such calls."""
+        return self.shape.few or _backward(self.shape, self.threads) is not None
 
     def tape(self, h_0: Tensor) -> Tensor:
         """Room for a tape."""
@@ -134,20 +122,9 @@ class Known(NamedTuple):
         douts: Sequence[Tensor | None],
     ) -> list[Tensor] | None:  # fmt: skip
         """The gradients, from those of y, h_n and c_n; the tape is spent. None where the tensors lie otherwise now."""
-        s = self.shape
-        if self.back is None or not lie(x, h_0, c_0, *weights):
-            return None
-        if few(s):
-            return differentiate(few_rows(s.T, s.B, s.I, s.H, x.dtype), tape, x, h_0, c_0, weights, douts)
-        # By where they lie now, which need not be where they lay: hooks of autograd's may have moved them.
-        packed = current(key_of(self.back.ways[0], weights, len(weights) == 4), weights)
-        if packed is None:
-            call = self.call(x, h_0, c_0, weights)
-            (packed,) = packs_of(self.back.ways[0], call, *cell_of(call))
-        like = (x.new_zeros(s.y) if douts[0] is None else douts[0], h_0, c_0)
-        given = [torch.zeros_like(other) if d is None else d for d, other in zip(douts, like, strict=True)]
-        pointers, dx = self.back.pointers(packed.weights), empty(x, tuple(x.shape))
-        return _run_back(self.back, s, pointers, tape, x, h_0, c_0, weights, given, dx)
+        shapes = self.shape.y, h_0.shape, c_0.shape
+        dy, dh_n, dc_n = (x.new_zeros(to) if d is None else d for d, to in zip(douts, shapes, strict=True))
+        return backward(self.call(x, h_0, c_0, weights), dy, dh_n, dc_n, tape, self.threads)
 
 
 _known: dict[tuple, Known] = {}
@@ -163,7 +140,7 @@ def remember(
     shape = _told(x.shape, h_0.shape[2], x_first, y_first, x.dtype)
     if shape.T == 1 or (run := _forward(shape, threads)) is None:
         return
-    known = Known(run, _backward(shape, threads), shape, key_of("forward", weights, len(weights) == 4))
+    known = Known(run, shape, key_of("forward", weights, len(weights) == 4), threads)
     _known[(*key_of_call(x, h_0, c_0, weights), x_first, y_first, threads)] = known
     for oldest in list(_known)[: max(0, len(_known) - _MOST)]:
         _known.pop(oldest, None)
@@ -176,4 +153,4 @@ def find(
     known = _known.get((*key_of_call(x, h_0, c_0, weights), x_first, y_first, threads))
     if known is None or not lie(x, h_0, c_0, *weights) or (packed := current(known.packed, weights)) is None:
         return None
-    return known, Way(known.run, known.run.pointers(packed.weights)), packed
+    return known, Way(known.run, places_of(packed.weights)), packed

@@ -23,7 +23,7 @@ from fastlstm.passes.short import ShortForward
 from fastlstm.passes.short_step import ShortBackward, ShortStep
 from fastlstm.passes.templates import Rows
 from fastlstm.plan import ROWS
-from fastlstm.runtime.memory import address
+from fastlstm.runtime.memory import address, places_of
 from fastlstm.torch.inputs import NAMES, Inputs, cell_of, check, of_step
 from fastlstm.torch.memory import lie
 from fastlstm.torch.packs import Packed, packs_of
@@ -62,7 +62,7 @@ def _packed_step(B: int, I: int, H: int, dtype: torch.dtype) -> ShortForward | N
 
 
 class Way(NamedTuple):
-    """What runs a step, and where it finds the weights."""
+    """What runs a call, and where it finds the weights."""
 
     run: ShortForward | ShortStep
     weights: list[int]
@@ -76,13 +76,20 @@ def _lying(B: int, weights: Sequence[Tensor]) -> tuple[Way, Sequence[Tensor]]:
     return Way(run, [weight.data_ptr() for weight in (w_ih, w_hh, *biases)]), biases
 
 
-def _run(
+def taped(tape: Tensor | None, elements: int) -> list[int]:
+    """Where the gates and c of a tape lie, of so many elements of c; 0 without one."""
+    if tape is None:
+        return [0, 0]
+    gates = tape.data_ptr()
+    return [gates, gates + 4 * elements * tape.element_size()]
+
+
+def run_into(
     way: Way, x: Tensor, h_0: Tensor, c_0: Tensor, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor | None
 ) -> None:
-    """Write y, h_n and c_n of a step, and the tape: its gates, then its c."""
-    gates = 0 if tape is None else tape.data_ptr()
-    cells = gates + 4 * y.numel() * y.element_size() if gates else 0
-    way.run.run_at([*way.weights, *[tensor.data_ptr() for tensor in (x, h_0, c_0, y, h_n, c_n)], gates, cells])
+    """Write y, h_n and c_n of a call, and the tape: its gates, then its c."""
+    places = [tensor.data_ptr() for tensor in (x, h_0, c_0, y, h_n, c_n)]
+    way.run.run_at([*way.weights, *places, *taped(tape, y.numel())])
 
 
 def one_step(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor) -> bool:
@@ -94,10 +101,10 @@ def one_step(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor) ->
     B, H = call.h_0.shape[1:]
     if not call.keep and (prepared := _packed_step(B, x.shape[2], H, x.dtype)) is not None:
         (packed,) = packs_of("forward", call, *cell_of(call))
-        way = Way(prepared, prepared.pointers(packed.weights))
+        way = Way(prepared, places_of(packed.weights))
     else:
         way, _ = _lying(B, weights)
-    _run(way, x, call.h_0, call.c_0, y, h_n, c_n, tape if call.keep else None)
+    run_into(way, x, call.h_0, call.c_0, y, h_n, c_n, tape if call.keep else None)
     return True
 
 
@@ -166,7 +173,7 @@ def remember(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> 
     if (prepared := _packed_step(B, I, H, x.dtype)) is not None:
         call = of_step(x, h_0, c_0, weights)
         (packed,) = packs_of("forward", call, *cell_of(call))
-        quick = Way(prepared, prepared.pointers(packed.weights)), weakref.ref(packed)
+        quick = Way(prepared, places_of(packed.weights)), weakref.ref(packed)
     backward = few_rows(1, B, I, H, x.dtype) if B <= ROWS else None
     _known[key_of_call(x, h_0, c_0, weights)] = Known(plain, quick, backward, () if len(weights) == 4 else biases)
     for oldest in list(_known)[: max(0, len(_known) - _MOST)]:
@@ -200,7 +207,7 @@ def run(
     """(y, h_n, c_n), or of a step without a shape of y (h_n, c_n)."""
     h_n, c_n = torch.empty_like(h_0), torch.empty_like(c_0)
     made = (h_n, c_n) if y_shape is None else (h_0.new_empty(y_shape), h_n, c_n)
-    _run(way, x, h_0, c_0, made[0], h_n, c_n, tape)  # without a shape y lies where h_n does
+    run_into(way, x, h_0, c_0, made[0], h_n, c_n, tape)  # without a shape y lies where h_n does
     return made
 
 
@@ -209,28 +216,13 @@ def differentiate(
     douts: Sequence[Tensor | None],
 ) -> list[Tensor]:  # fmt: skip
     """The gradients of few rows, from those of y, which may be left out, h_n and c_n; the tape is spent."""
-    gates, (w_ih, w_hh) = tape.data_ptr(), weights[:2]
-    cells = gates + x.numel() // x.shape[-1] * 4 * h_0.shape[-1] * x.element_size()
+    w_ih, w_hh = weights[:2]
     dense = [None if d is None else d.contiguous() for d in douts]
     zeros = address(backward.nothing)
     given = [zeros] * (3 - len(dense)) + [zeros if d is None else d.data_ptr() for d in dense]
     found = [torch.empty_like(tensor) for tensor in (x, h_0, c_0, w_ih, w_hh)]
     found.append(w_ih.new_empty(w_ih.shape[0]))
-    places = [x.data_ptr(), gates, cells, h_0.data_ptr(), c_0.data_ptr(), *given]
+    kept = taped(tape, x.numel() // x.shape[-1] * h_0.shape[-1])
+    places = [x.data_ptr(), *kept, h_0.data_ptr(), c_0.data_ptr(), *given]
     backward.run_at([*places, *[tensor.data_ptr() for tensor in (w_ih, w_hh, *found)]])
     return [*found, found[5].clone()] if len(weights) == 4 else found[:5]
-
-
-def few_rows_backward(call: Inputs, dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor) -> list[Tensor] | None:
-    """The gradients of a call of few rows in one direction; None if the call is another."""
-    x = call.x
-    if not call.simple or x.shape[0] * x.shape[1] > ROWS:
-        return None
-    if (call.x_first or call.y_first) and 1 not in x.shape[:2]:
-        return None
-    if not lie(x, call.h_0, call.c_0, *call.weights[:2]):
-        return None
-    check(call)
-    T, B = x.shape[1::-1] if call.x_first else x.shape[:2]
-    backward = few_rows(T, B, x.shape[2], call.h_0.shape[2], x.dtype)
-    return differentiate(backward, tape, x, call.h_0, call.c_0, call.weights, (dy, dh_n, dc_n))
