@@ -5,6 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from fastlstm.kernels.column_digits import TOO_LARGE, add_products, clear, cut_columns, cut_transposed, even, measure
 from fastlstm.kernels.digits import add_product, configure_digits, pack_columns, pack_digits, panel_of, split_rows
 from fastlstm.kernels.gemm import gemm
 from fastlstm.kernels.pack import pack_gates
@@ -176,6 +177,35 @@ def run_pieces(v, rows, vectors, depth, a, a_row, b, start, c, c_row, a_pieces, 
     release()
     restore_mode(mode)
     return fits
+
+
+@compiled
+def run_column_digits(
+    v, rows, vectors, depth, a, a_row, b, b_row, left, c, c_row, sizes, others, factors, sums, a_digits, b_digits, tile
+):
+    """C += A^T B of A (depth, rows) and B (depth, left) in whole numbers; -1, and nothing done, where numbers are too
+    large, else 1 if A is even beside B, and 2 more if B is beside A.
+    """
+    a, b, sizes, others, sums = pointer(a, v), pointer(b, v), pointer(sizes, v), pointer(others, v), pointer(sums, v)
+    b_sizes, b_others = sizes + (rows + 4 * lanes(v)), others + depth
+    factors = pointer(factors, v)
+    b_factors = factors + (rows + lanes(v))
+    mode = flush_denormals()
+    clear(2 * depth, others)
+    of_a = measure(depth, rows, a, a_row, sizes, others, sums)
+    of_b = measure(depth, left, b, b_row, b_sizes, b_others, sums)
+    found = -1
+    if min(of_a, of_b) != TOO_LARGE:
+        found = 1 if even(depth, rows, a, a_row, sizes, b_others, of_b) else 0
+        if even(depth, left, b, b_row, b_sizes, others, of_a):
+            found += 2
+        cut_transposed(depth, rows, a, a_row, sizes, factors, a_digits, tile)
+        cut_columns(depth, vectors, left, b, b_row, b_sizes, b_factors, b_digits)
+        configure_digits(lanes(v))
+        add_products(rows, vectors, depth, a_digits, factors, b_digits, b_factors, pointer(c, v), c_row, tile)
+        release()
+    restore_mode(mode)
+    return found
 
 
 @compiled

@@ -229,6 +229,17 @@ def scaled(b, width, k, depth, scales):
     return load(b + k * width) * scales[k] if k < depth else splat(0.0, b)
 
 
+@inline
+def scales_of(sizes, factors):
+    """The powers of two that make whole numbers of columns with these largest numbers; `factors` takes what makes
+    products of their digits.
+    """
+    powers = power(sizes)
+    powers = where_less(splat(TOP, factors), sizes * inverse(powers) * ONE, powers + powers, powers)
+    store(factors, powers * (BACK / ONE))
+    return inverse(powers) * ONE
+
+
 @kernel
 def split_columns(depth, vectors, b, scales, to):
     """Packed columns of a panel of so many vectors, each k multiplied by its scale, to digits at the address `to`."""
@@ -239,10 +250,7 @@ def split_columns(depth, vectors, b, scales, to):
             sizes = larger(sizes, load(column + k * width) * scales[k])
         if not largest(sizes) <= BOUND:  # not so for a NaN
             whole = 0
-        powers = power(sizes)
-        powers = where_less(splat(TOP, b), sizes * inverse(powers) * ONE, powers + powers, powers)
-        store(pointer(to + TILE_ROW, b) + v * SIDE, powers * (BACK / ONE))
-        factors = inverse(powers) * ONE
+        factors = scales_of(sizes, pointer(to + TILE_ROW, b) + v * SIDE)
         for k in range(0, whole_depth(depth), 4):
             store_fours(
                 scaled(column, width, k, depth, scales), scaled(column, width, k + 1, depth, scales),

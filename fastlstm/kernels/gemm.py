@@ -20,6 +20,18 @@ def cut(whole, parts, part):
     return part * (whole // parts) + min(part, whole % parts)
 
 
+@inline
+def vectors_of(columns, first, count, at_once):
+    """Vectors that `at_once` panels of four hold from column `first` on."""
+    return min(at_once * PANEL, (columns - first + count - 1) // count)
+
+
+@inline
+def panel_count(columns, count):
+    """Panels of four vectors that hold so many columns."""
+    return (columns + PANEL * count - 1) // (PANEL * count)
+
+
 @kernel
 def gemm(rows, vectors, depth, a, a_row, a_step, b, b_panel, start, start_row, c, c_row):
     """c[:rows, :vectors] = start + a b.

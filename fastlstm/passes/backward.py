@@ -12,7 +12,7 @@ product with dG_{t+1}; so dW runs one step behind. Others keep the h that went i
 
 from __future__ import annotations
 
-from fastlstm.kernels.gemm import NEXT, SAME, cut, gemm
+from fastlstm.kernels.gemm import NEXT, SAME, cut, gemm, panel_count, vectors_of
 from fastlstm.passes.backward_step import initial_state, step_by_panel
 from fastlstm.passes.backward_whole import step_by_row
 from fastlstm.passes.blocks import block_count, cut_block, cut_tiles
@@ -22,11 +22,9 @@ from fastlstm.passes.meeting import all_run, come, go, meet
 from fastlstm.passes.rows import first, lot_of, place, rows_at, step_of
 from fastlstm.passes.weight_gradient import (
     clear,
-    panel_count,
     special_gradient,
     unit_gradient,
     unpack,
-    vectors_of,
     weight_gradient,
 )
 from fastlstm.runtime.jit import choose, inline, kernel, read, word

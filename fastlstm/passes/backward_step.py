@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from fastlstm.kernels.gates import inner, memory_bwd, output_bwd
-from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, gemm, panels_at_once
+from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, gemm, panels_at_once, vectors_of
 from fastlstm.passes.digits import multiply_dg, of_dg, split
 from fastlstm.passes.frames import ZEROS
 from fastlstm.passes.rows import at, load_gates, place, reset_at, store_gates, taped
-from fastlstm.passes.weight_gradient import vectors_of
 from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import lanes, load, pointer, splat, store

@@ -5,14 +5,13 @@ full peepholes. Each stage runs over all units of a block of rows before the nex
 from __future__ import annotations
 
 from fastlstm.kernels.gates import memory_bwd, output_bwd
-from fastlstm.kernels.gemm import NEXT, SAME, gemm
+from fastlstm.kernels.gemm import NEXT, SAME, gemm, vectors_of
 from fastlstm.passes.backward_step import arrived, c_before_at, c_inner_at, cut_off, factor, keep_cells, state_gradient
 from fastlstm.passes.blocks import WHOLE_ROWS
 from fastlstm.passes.denormalise import denormalise, weighed_gates
 from fastlstm.passes.digits import of_dg, split
 from fastlstm.passes.frames import MOMENTS, ZEROS
 from fastlstm.passes.rows import load_gates, rank, store_gates, taped
-from fastlstm.passes.weight_gradient import vectors_of
 from fastlstm.runtime.jit import kernel
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import fma, lanes, leading, load, pointer, splat, store, total

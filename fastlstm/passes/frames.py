@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from fastlstm.runtime.memory import LINE
 from fastlstm.runtime.variant import Variant
-from fastlstm.simd.isa import DEPTH, DIGITS, PANEL, PIECES, SIDE, STEP, STRETCH, TILE, TILE_ROW, target
+from fastlstm.simd.isa import DEPTH, DIGITS, PANEL, PIECES, PRODUCT_COLUMNS, SIDE, STEP, STRETCH, TILE, TILE_ROW, target
 
 PLACES = 4 * LINE  # bytes of a meeting before the processors of the parts: arrivals, the verdict, two barriers
 ZEROS = 4 * PANEL  # vectors of zeros at the head of each part's scratch: the start of sums, as wide as the widest tile
@@ -106,7 +106,8 @@ class Backward(NamedTuple):
     chunk: int  # steps between two products for dx and dW
     reverse: int  # whether the forward pass ran from T - 1 to 0
     parties: int  # threads of the whole call, both directions
-    in_pieces: int  # amx: whether the matrix unit multiplies for dW
+    in_unit: int  # amx: whether the matrix unit multiplies for dW
+    product_rows: int  # rows of the tape to one product for dW
     x_row: int
     dy_step: int
     dy_row: int
@@ -332,6 +333,13 @@ def split_elements(rows: int, *depths: int) -> int:
     """Elements of scratch for some rows of each depth in digits, with factors for each, and for the sums of a panel."""
     tiles = -(-rows // SIDE)
     return TILE_ROW // 4 + PANEL * DIGITS * TILE // 4 + tiles * sum(SIDE + digit_elements(depth) for depth in depths)
+
+
+def room_elements(H: int, rows: int) -> int:
+    """Elements of scratch for what is known of dG and [x, h] in products of so many rows (`passes.products.Room`)."""
+    width = PANEL * SIDE
+    panels = -(-4 * H // width)
+    return (panels + 1) * width + 4 * (PRODUCT_COLUMNS + width) + (panels + SIDE - 1) // SIDE * SIDE + rows * (2 + SIDE)
 
 
 def split_room(variant: Variant, rows: int, I: int, P: int) -> int:

@@ -17,13 +17,14 @@ from fastlstm.passes.frames import (
     block_elements,
     piece_elements,
     piece_steps,
+    room_elements,
     split_elements,
     split_room,
 )
 from fastlstm.passes.packing import PAD, gradient_row, padded
-from fastlstm.plan import Plan
+from fastlstm.plan import Plan, product_rows
 from fastlstm.runtime.variant import Variant
-from fastlstm.simd.isa import DIGITS, DIGITS_IN_L2, PANEL, PRODUCT_COLUMNS, PRODUCT_ROWS, SIDE, target
+from fastlstm.simd.isa import DIGITS, DIGITS_IN_L2, PANEL, PRODUCT_COLUMNS, SIDE, target
 
 # Where a frame has the addresses of a call's arrays.
 FORWARD_ARRAYS, BACKWARD_ARRAYS = Forward._fields.index("x"), Backward._fields.index("x")
@@ -112,15 +113,13 @@ def _dx_rows(plan: Plan, H: int) -> int:
     return max(4, min(16, DIGITS_IN_L2 // (4 * H * DIGITS * SIDE))) * SIDE
 
 
-def _unit_room(columns: int, dx_rows: int, H: int, N: int, lanes: int) -> int:
+def _unit_room(columns: int, dx_rows: int, rows: int, H: int, N: int, lanes: int) -> int:
     """Elements of a part's scratch for the matrix unit: of dG of a block of rows in digits, behind its z, for dh and
-    dx; or, for dW, of a panel of dG in pieces, a tile and columns of [x, h].
+    dx; or, for dW by so many rows, of what is known of these, then of a panel of dG, a tile and columns of [x, h].
     """
     dg = max(rows * PANEL * lanes + split_elements(rows, 4 * H) for rows in (target().block_rows, dx_rows))
-    deep = piece_steps(PRODUCT_ROWS)
-    packed = PRODUCT_ROWS * PANEL * lanes + piece_elements(deep, PANEL * lanes)
-    dw = packed + piece_elements(1, lanes) + piece_elements(piece_steps(min(PRODUCT_ROWS, N)), columns + 2 * lanes)
-    return max(dg, dw)
+    panel = rows * PANEL * lanes + piece_elements(piece_steps(rows), PANEL * lanes) + piece_elements(1, lanes)
+    return max(dg, room_elements(H, rows) + panel + piece_elements(piece_steps(min(rows, N)), columns + 2 * lanes))
 
 
 @lru_cache(maxsize=256)
@@ -134,19 +133,21 @@ def backward_template(
     h_row, c_row, dg_row = (padded(n + PAD, dtype) for n in (padded(P, dtype), padded(H, dtype), 4 * H))
     dw_row = gradient_row(H, dtype)
     columns, dx_rows = min(I + P, PRODUCT_COLUMNS), _dx_rows(plan, H)
-    block = PRODUCT_ROWS * PANEL * lanes + padded(columns * min(PRODUCT_ROWS, N), dtype)
+    at_once = product_rows(plan.in_unit, I, H)
+    block = at_once * PANEL * lanes + padded(columns * min(at_once, N), dtype)
     block = max(block, dx_rows * PANEL * lanes)
     if plan.in_unit:
-        block = max(_unit_room(columns, dx_rows, H, N, lanes), block)
+        block = max(_unit_room(columns, dx_rows, at_once, H, N, lanes), block)
     if whole:
-        at_once = target().whole_rows
-        digits = split_elements(at_once, 4 * H) if plan.in_unit else 0
-        block = max(block, at_once * (h_row + 2 * c_row) + c_row + digits)
+        whole_rows = target().whole_rows
+        digits = split_elements(whole_rows, 4 * H) if plan.in_unit else 0
+        block = max(block, whole_rows * (h_row + 2 * c_row) + c_row + digits)
     scratch = ZEROS * lanes + block
     rows, peephole = plan.chunk * B, variant.diagonal or variant.full
     values = {
         "T": T, "B": B, "I": I, "H": H, "P": P, "parts": plan.parts, "by_units": plan.by_units, "chunk": plan.chunk,
-        "parties": len(reverse) * plan.parts, "in_pieces": plan.in_unit, "x_row": x_row,
+        "parties": len(reverse) * plan.parts, "in_unit": plan.in_unit, "product_rows": at_once,
+        "x_row": x_row,
         "dy_step": dy.step, "dy_row": dy.row, "dy_packed": dy.packed,
         "dx_step": dx.step, "dx_row": dx.row, "dx_packed": dx.packed, "dx_rows": dx_rows,
         "dw_row": dw_row, "dg_row": dg_row, "c_row": c_row, "h_row": h_row, "dw_hr_row": padded(H, dtype),

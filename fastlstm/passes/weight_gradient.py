@@ -4,109 +4,16 @@ threads so that the order of every sum is the same at any thread count.
 
 from __future__ import annotations
 
-from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, pack_strips
-from fastlstm.kernels.pieces import matrix_gemm, row_bytes, split_columns, split_transposed
+from fastlstm.kernels.gemm import vectors_of
 from fastlstm.passes.denormalise import gain_gradient
 from fastlstm.passes.frames import ZEROS
-from fastlstm.runtime.jit import inline, kernel
-from fastlstm.simd.isa import PRODUCT_COLUMNS, PRODUCT_ROWS, SIDE
+from fastlstm.passes.products import accumulate, pack_panel, products
+from fastlstm.runtime.jit import kernel
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.transpose import transpose
-from fastlstm.simd.vector import address, fma, lanes, load, pointer, splat, store
+from fastlstm.simd.vector import fma, lanes, load, pointer, splat, store
 
-PANELS_TO_PACK = 6  # panels of dW in a part from which on packing [x, h] pays
 SQUARES = 4  # squares of a vector's lanes side by side that dW is turned over by
-
-
-@inline
-def vectors_of(columns, first, count, at_once):
-    """Vectors that `at_once` panels of four hold from column `first` on."""
-    return min(at_once * PANEL, (columns - first + count - 1) // count)
-
-
-@inline
-def panel_count(columns, count):
-    """Panels of four vectors that hold so many columns."""
-    return (columns + PANEL * count - 1) // (PANEL * count)
-
-
-@inline
-def row_blocks(rows):
-    """Blocks of rows of dW that stay in L2 while all of k passes over them."""
-    return (rows + BLOCK_ROWS - 1) // BLOCK_ROWS
-
-
-@inline
-def pack_blocks(w, depth, rows, row, out):
-    """`pack_strips` for every block of rows of dW."""
-    blocks = row_blocks(rows)
-    for block in range(blocks):
-        r = cut(rows, blocks, block)
-        pack_strips(w + r, depth, cut(rows, blocks, block + 1) - r, row, out + r * depth)
-
-
-@kernel
-def accumulate(rows, vectors, depth, w, row, packed, dw, dw_row):
-    """dw += w^T packed, where w has rows `row` elements apart or, if that is 0, was packed by `pack_blocks`."""
-    blocks = row_blocks(rows)
-    for block in range(blocks):
-        r = cut(rows, blocks, block)
-        a = w + (r * depth if row == 0 else r)
-        c = dw + r * dw_row
-        gemm(cut(rows, blocks, block + 1) - r, vectors, depth, a, NEXT, row, packed, SAME, c, dw_row, c, dw_row)
-
-
-@kernel
-def pack_panel(source, row, depth, columns, column, packed):
-    """Rows of `source` from a column on to [k][vectors], at most four vectors of them."""
-    count = lanes(packed)
-    n = columns - column
-    width = vectors_of(columns, column, count, 1) * count
-    for i in range(depth):
-        for u in range(0, width, count):
-            store(packed + (i * width + u), load(source + (i * row + column + u), n - u))
-
-
-@kernel
-def add_rows(source, row, rows, columns, sums):
-    """Every column's sum added to `sums`."""
-    for u in range(0, columns, lanes(source)):
-        total = load(sums + u, columns - u)
-        for i in range(rows):
-            total = total + load(source + (i * row + u), columns - u)
-        store(sums + u, total, columns - u)
-
-
-@kernel
-def pack_whole_panel(source, row, depth, packed, sums):
-    """`pack_panel` for four whole vectors, and every column's sum added to `sums`."""
-    count = lanes(packed)
-    total_0, total_1, total_2, total_3 = load(sums), load(sums + count), load(sums + 2 * count), load(sums + 3 * count)
-    for i in range(depth):
-        from_, to = source + i * row, packed + i * PANEL * count
-        value_0, value_1 = load(from_), load(from_ + count)
-        value_2, value_3 = load(from_ + 2 * count), load(from_ + 3 * count)
-        store(to, value_0)
-        store(to + count, value_1)
-        store(to + 2 * count, value_2)
-        store(to + 3 * count, value_3)
-        total_0, total_1, total_2, total_3 = total_0 + value_0, total_1 + value_1, total_2 + value_2, total_3 + value_3
-    store(sums, total_0)
-    store(sums + count, total_1)
-    store(sums + 2 * count, total_2)
-    store(sums + 3 * count, total_3)
-
-
-@kernel
-def pack_panel_and_sum(source, row, depth, columns, column, packed, sums):
-    """`pack_panel`, and every column's sum added to `sums`."""
-    count = lanes(packed)
-    n = columns - column
-    if n >= PANEL * count:
-        pack_whole_panel(source + column, row, depth, packed, sums + column)
-    else:
-        pack_panel(source, row, depth, columns, column, packed)
-        add_rows(packed, vectors_of(columns, column, count, 1) * count, depth, n, sums + column)
 
 
 @kernel
@@ -120,98 +27,14 @@ def sum_products(a, a_row, b, b_row, depth, columns, sums):
         store(sums + u, total, n)
 
 
-@inline
-def inputs(v, f, row, h, begin, end):
-    """The columns begin .. end of [x, h]: how many there are of x and of h, and the first ones, x's in a row of the
-    tape.
-    """
-    x_columns = max(min(end, f.I) - begin, 0)
-    x = pointer(f.x, v) + (row * f.x_row + begin)
-    return x_columns, end - begin - x_columns, x, h + max(begin - f.I, 0)
-
-
-@inline
-def sums_here(v, begin):
-    """Whether a product's dG is added to db: with the first columns of [x, h]; normalised, `gain_gradient` does it."""
-    return begin == 0 and not v.normed
-
-
-@kernel
-def product(v, f, first, last, dg, row, depth, h, h_row, begin, end, scratch):
-    """The rows begin .. end of dW += [x, h]^T dG, in the panels first .. last of the 4H columns, for `depth` rows, of x
-    from `row` of the tape on.
-    """
-    count, columns = lanes(scratch), 4 * f.H
-    packed = scratch + ZEROS * count
-    strips = packed + PRODUCT_ROWS * PANEL * count
-    x_columns, h_columns, x, h = inputs(v, f, row, h, begin, end)
-    x_row = f.x_row
-    if last - first >= PANELS_TO_PACK:
-        pack_blocks(x, depth, x_columns, x_row, strips)
-        pack_blocks(h, depth, h_columns, h_row, strips + x_columns * depth)
-        x, x_row, h, h_row = strips, SAME, strips + x_columns * depth, SAME
-    for panel in range(first, last):
-        column = panel * PANEL * count
-        vectors = vectors_of(columns, column, count, 1)
-        if sums_here(v, begin):
-            pack_panel_and_sum(dg, columns, depth, columns, column, packed, pointer(f.db, v))
-        else:
-            pack_panel(dg, columns, depth, columns, column, packed)
-        dw = pointer(f.dw, v) + (begin * f.dw_row + column)
-        accumulate(x_columns, vectors, depth, x, x_row, packed, dw, f.dw_row)
-        accumulate(h_columns, vectors, depth, h, h_row, packed, dw + x_columns * f.dw_row, f.dw_row)
-
-
-@kernel
-def product_in_pieces(v, f, first, last, dg, row, depth, h, h_row, begin, end, scratch):
-    """The same in the matrix unit; in registers what cannot be split."""
-    count, columns = lanes(scratch), 4 * f.H
-    pieces = address(scratch + (ZEROS + PRODUCT_ROWS * PANEL) * count)
-    tile = pieces + PANEL * row_bytes(PRODUCT_ROWS)
-    x_columns, h_columns, x, from_h = inputs(v, f, row, h, begin, end)
-    x_strips = tile + row_bytes(1)
-    h_strips = x_strips + (x_columns + SIDE - 1) // SIDE * row_bytes(depth)
-    x_fits = split_transposed(x_columns, depth, x, f.x_row, x_strips, tile)
-    h_fits = split_transposed(h_columns, depth, from_h, h_row, h_strips, tile)
-    if not (x_fits and h_fits):
-        product(v, f, first, last, dg, row, depth, h, h_row, begin, end, scratch)
-        return
-    for panel in range(first, last):
-        column = panel * PANEL * count
-        vectors = vectors_of(columns, column, count, 1)
-        if not split_columns(depth, vectors, columns - column, dg + column, columns, pieces):
-            product(v, f, panel, panel + 1, dg, row, depth, h, h_row, begin, end, scratch)
-            continue
-        if sums_here(v, begin):
-            add_rows(dg + column, columns, depth, min(columns - column, vectors * count), pointer(f.db, v) + column)
-        dw = pointer(f.dw, v) + (begin * f.dw_row + column)
-        matrix_gemm(x_columns, vectors, depth, x_strips, pieces, dw, f.dw_row, dw, f.dw_row)
-        dw = dw + x_columns * f.dw_row
-        matrix_gemm(h_columns, vectors, depth, h_strips, pieces, dw, f.dw_row, dw, f.dw_row)
-
-
-@kernel
-def products(v, f, first, last, dg, row, depth, h, h_row, begin, end, scratch):
-    """`product` by groups of columns of [x, h], whose strips stay in L2 while all panels pass over them: above H = 256
-    all of them do not, and would come from L3 for each panel.
-    """
-    groups = (end - begin + PRODUCT_COLUMNS - 1) // PRODUCT_COLUMNS
-    for group in range(groups):
-        from_, to = begin + cut(end - begin, groups, group), begin + cut(end - begin, groups, group + 1)
-        if v.amx and f.in_pieces != 0:
-            product_in_pieces(v, f, first, last, dg, row, depth, h, h_row, from_, to, scratch)
-        else:
-            product(v, f, first, last, dg, row, depth, h, h_row, from_, to, scratch)
-
-
 @kernel
 def weight_gradient(v, f, first, last, row, rows, h, h_row, scratch):
     """dW += [x, h]^T dG and db += sum of dG over so many rows of the tape from `row` on, for the panels first .. last
     of the 4H columns; h holds h of the step before each. Normalised, the rows are a chunk's, and dG is another for x
     than for h.
     """
-    for k in range(0, rows, PRODUCT_ROWS):
-        depth, here, at = min(PRODUCT_ROWS, rows - k), h + k * h_row, k * 4 * f.H
+    for k in range(0, rows, f.product_rows):
+        depth, here, at = min(f.product_rows, rows - k), h + k * h_row, k * 4 * f.H
         if v.normed:
             gain_gradient(v, f, first, last, row + k, depth)
             du, dv = pointer(f.du, v) + at, pointer(f.dv, v) + at
@@ -241,8 +64,8 @@ def special_gradient(v, f, first, last, row, rows, scratch):
                 to = pointer(f.dw_ch, v) + (gate * H + unit)
                 sum_products(gates + (gate * H + unit), columns, c + unit, H, rows, unit_end - unit, to)
     if v.full:
-        for k in range(0, rows, PRODUCT_ROWS):
-            depth = min(PRODUCT_ROWS, rows - k)
+        for k in range(0, rows, f.product_rows):
+            depth = min(f.product_rows, rows - k)
             for panel in range(first, last):
                 column = panel * PANEL * count
                 vectors = vectors_of(columns, column, count, 1)
@@ -270,8 +93,8 @@ def unit_gradient(v, f, first, last, rows, scratch):
             store(dgain + u, product, n - u)
             store(dshift + u, total, n - u)
     if v.projected:
-        for k in range(0, rows, PRODUCT_ROWS):
-            depth = min(PRODUCT_ROWS, rows - k)
+        for k in range(0, rows, f.product_rows):
+            depth = min(f.product_rows, rows - k)
             for panel in range(first, last):
                 column = panel * PANEL * count
                 pack_panel(pointer(f.r, v) + k * H, H, depth, H, column, packed)

@@ -1,0 +1,56 @@
+"""dW where digits do for some columns of dG and not for others: as exact as in registers, with the same bits at any
+thread count.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastlstm
+
+B, I, H = 2000, 40, 128
+NAMES = ("weight_ih_l0", "weight_hh_l0")
+
+
+def gradients(dtype: str, x: np.ndarray, state: tuple[np.ndarray, np.ndarray], dy: np.ndarray) -> dict[str, np.ndarray]:
+    """Of one step, so that dG is dy's, unit by unit."""
+    lstm = fastlstm.LSTM(I, H, seed=1)
+    wide = fastlstm.LSTM(I, H, dtype=dtype)
+    wide.load_state_dict({name: np.asarray(value, dtype) for name, value in lstm.state_dict().items()})
+    h_0, c_0 = (s[None].astype(dtype) for s in state)
+    _, _, tape = wide.forward(x[None].astype(dtype), (h_0, c_0))
+    return wide.backward(tape, dy[None].astype(dtype))[2]
+
+
+def normal(*shape: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def case(name: str) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """x, state and dy. Where x and h of row 7 are next to nothing, what others add must not be lost beside its dG."""
+    x, state, dy = normal(B, I, seed=2), (normal(B, H, seed=3), normal(B, H, seed=4)), normal(B, H, seed=5)
+    if name != "even":
+        x[7], state[0][7] = x[7] * 1e-6, state[0][7] * 1e-6
+        units = {"some units": slice(0, 64), "every other panel": slice(64, 128), "all units": slice(None)}[name]
+        dy[:, units] *= 1e-4
+        dy[7, units] = 1
+    return x, state, dy
+
+
+@pytest.mark.parametrize("name", ["even", "some units", "every other panel", "all units"])
+def test_gradients(name: str) -> None:
+    x, state, dy = case(name)
+    wanted = gradients("float64", x, state, dy)
+    fastlstm.set_num_threads(1)
+    found = gradients("float32", x, state, dy)
+    for key in NAMES:
+        assert found[key].dtype == np.float32
+        error = np.linalg.norm(found[key] - wanted[key], axis=1) / np.linalg.norm(wanted[key], axis=1)
+        assert error.max() <= 4e-6, key
+    for threads in (2, 3):
+        fastlstm.set_num_threads(threads)
+        assert fastlstm.LSTM(I, H).plan(1, B, training=True).parts > 1
+        again = gradients("float32", x, state, dy)
+        for key, value in found.items():
+            np.testing.assert_array_equal(again[key], value, err_msg=key)
