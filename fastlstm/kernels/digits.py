@@ -113,25 +113,45 @@ def vector_of(row, k, depth):
     return load(row + k) if k + SIDE <= depth else load(row + k, depth - k)
 
 
+@inline
+def balanced(a, k, n, scales):
+    """A vector of a row from k on, each k multiplied by its scale, with zeros beyond n."""
+    return load(a + k, n) * load(scales + k)
+
+
 @kernel
 def split_row(depth, a, scales, to):
     """A row, each k multiplied by its scale, to digits at the address `to`; the factor that makes numbers of them, or 0
     if it must not be split.
     """
-    sizes = splat(0.0, a)
-    for k in range(0, depth, SIDE):
-        sizes = larger(sizes, vector_of(a, k, depth) * load(scales + k))
-    size = largest(sizes)
+    sizes, others = splat(0.0, a), splat(0.0, a)
+    whole = depth // STRETCH * STRETCH
+    for k in range(0, whole, 2 * SIDE):
+        sizes = larger(sizes, load(a + k) * load(scales + k))
+        others = larger(others, load(a + (k + SIDE)) * load(scales + (k + SIDE)))
+    for k in range(whole, depth, SIDE):
+        sizes = larger(sizes, balanced(a, k, depth - k, scales))
+    size = largest(larger(sizes, others))
     if not size <= BOUND:  # not so for a NaN
         return NOTHING
     size = max(size, SMALLEST)
     factor = ONE / power(size)
     if size * factor > TOP:
         factor = factor * HALF
-    for k in range(0, depth, SIDE):
-        store_digits(vector_of(a, k, depth) * load(scales + k), factor, to + k // STRETCH * BLOCK + k % STRETCH)
-    for k in range((depth + SIDE - 1) // SIDE * SIDE, whole_depth(depth), SIDE):
-        store_digits(splat(0.0, a), factor, to + k // STRETCH * BLOCK + k % STRETCH)
+    for k in range(0, whole, STRETCH):
+        store_digits(
+            load(a + k) * load(scales + k), load(a + (k + SIDE)) * load(scales + (k + SIDE)),
+            load(a + (k + 2 * SIDE)) * load(scales + (k + 2 * SIDE)),
+            load(a + (k + 3 * SIDE)) * load(scales + (k + 3 * SIDE)), factor, to,
+        )  # fmt: skip
+        to += BLOCK
+    if whole < depth:
+        n = depth - whole
+        store_digits(
+            balanced(a, whole, n, scales), balanced(a, whole + SIDE, n - SIDE, scales),
+            balanced(a, whole + 2 * SIDE, n - 2 * SIDE, scales), balanced(a, whole + 3 * SIDE, n - 3 * SIDE, scales),
+            factor, to,
+        )  # fmt: skip
     return BACK / factor
 
 

@@ -87,30 +87,55 @@ def inverse(typingctx, powers):
     return powers(powers), codegen
 
 
-def _digits(builder, value, factors) -> list:
-    """The digits of a vector times factors, the first one first, each in the lowest byte of its word."""
+def _digits(builder, value, factors):
+    """The digits of a vector times factors, side by side in each lane's word: the last one in the lowest byte. With 128
+    more of the lower two, no digit takes from the one above; these come off again.
+    """
     every, nearest = ir.IntType(SIDE)(-1), I32(8)
     scaled = [builder.fmul(value, factors), ir.Constant(WORDS, None), every, nearest]
-    found = [call(builder, "llvm.x86.avx512.mask.cvtps2dq.512", WORDS, scaled)]
-    for _ in range(DIGITS - 1):  # without the last digit, which may be negative
-        found.insert(0, builder.ashr(builder.add(found[0], _same(128)), _same(8)))
-    return found
+    found = call(builder, "llvm.x86.avx512.mask.cvtps2dq.512", WORDS, scaled)
+    return builder.xor(builder.add(found, _same(0x8080)), _same(0x8080))
+
+
+def _store(builder, lines: list, to) -> None:
+    """Write a line of each digit, the first digit's first, to `to` and a tile further each."""
+    for digit, line in enumerate(lines):
+        where = typed(builder, advance(builder, to, I64(digit * TILE)), line.type)
+        builder.store(line, where).align = TILE_ROW
+
+
+def _shuffled(builder, a, b, lanes: list):
+    """Some lanes of a and of b, which follow those of a."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
 
 @intrinsic
-def store_digits(typingctx, value, factor, to):
-    """Write the digits of a vector times a factor, a byte each, to the address `to` and a tile further each."""
+def store_digits(typingctx, first, second, third, fourth, factor, to):
+    """Write the digits of four vectors times a factor, a line of bytes, to the address `to` and a tile further each."""
 
     def codegen(context, builder, sig, args):
-        value, factor, to = args
+        *values, factor, to = args
+        factors = splat_value(builder, factor, SIDE)
+        bytes_, quarters = ir.VectorType(BYTE, TILE_ROW), range(0, SIDE, 4)
+        # Each quarter of a vector by digits, then those of all vectors by quarters, in order.
+        by_digit = [16 * quarter + 4 * k + digit for quarter in range(4) for digit in range(4) for k in range(4)]
+        low = [q + k for q in quarters for k in (0, SIDE, 1, SIDE + 1)]
+        high = [q + k for q in quarters for k in (2, SIDE + 2, 3, SIDE + 3)]
+        former = [q + k for q in quarters for k in (0, 1, SIDE, SIDE + 1)]
+        latter = [q + k for q in quarters for k in (2, 3, SIDE + 2, SIDE + 3)]
+        turned = [4 * quarter + vector for vector in range(4) for quarter in range(4)]
+        words = []
+        for value in values:
+            found = builder.bitcast(_digits(builder, value, factors), bytes_)
+            words.append(builder.bitcast(_shuffled(builder, found, ir.Constant(bytes_, ir.Undefined), by_digit), WORDS))
+        lows, highs = ([_shuffled(builder, *words[k : k + 2], half) for k in (0, 2)] for half in (low, high))
+        lines = [_shuffled(builder, *pair, half) for pair, half in ((highs, former), (lows, latter), (lows, former))]
+        undefined = ir.Constant(WORDS, ir.Undefined)
         to = builder.inttoptr(to, BYTE.as_pointer())
-        bytes_ = ir.VectorType(BYTE, SIDE)
-        for digit, words in enumerate(_digits(builder, value, splat_value(builder, factor, SIDE))):
-            where = typed(builder, advance(builder, to, I64(digit * TILE)), bytes_)
-            builder.store(builder.trunc(words, bytes_), where).align = SIDE
+        _store(builder, [_shuffled(builder, line, undefined, turned) for line in lines], to)
         return context.get_dummy_value()
 
-    return types.none(value, FLOAT, types.intp), codegen
+    return types.none(first, first, first, first, FLOAT, types.intp), codegen
 
 
 @intrinsic
@@ -133,15 +158,24 @@ def store_fours(typingctx, first, second, third, fourth, factors, to):
 
     def codegen(context, builder, sig, args):
         *values, factors, to = args
-        to = builder.inttoptr(to, BYTE.as_pointer())
-        digits = [_digits(builder, value, factors) for value in values]
-        for digit in range(DIGITS):
-            word = builder.shl(digits[3][digit], _same(24))
-            for k in range(3):
-                byte = builder.and_(digits[k][digit], _same(255))
-                word = builder.or_(word, builder.shl(byte, _same(8 * k)))
-            where = typed(builder, advance(builder, to, I64(digit * TILE)), WORDS)
-            builder.store(word, where).align = TILE_ROW
+        bytes_, halves = _same(0x00FF00FF), _same(0x0000FFFF)
+
+        def merged(low, high, mask):
+            """The bits of `low` in a mask, and those of `high` in the rest."""
+            rest = builder.xor(mask, _same(-1))
+            return builder.or_(builder.and_(low, mask), builder.and_(high, rest))
+
+        even, odd = [], []  # bytes 0 and 2, and bytes 1 and 3, of two vectors in turn
+        for a, b in (values[:2], values[2:]):
+            a, b = _digits(builder, a, factors), _digits(builder, b, factors)
+            even.append(merged(a, builder.shl(b, _same(8)), bytes_))
+            odd.append(merged(builder.lshr(a, _same(8)), b, bytes_))
+        lines = [
+            merged(builder.lshr(even[0], _same(16)), even[1], halves),
+            merged(odd[0], builder.shl(odd[1], _same(16)), halves),
+            merged(even[0], builder.shl(even[1], _same(16)), halves),
+        ]
+        _store(builder, lines, builder.inttoptr(to, BYTE.as_pointer()))
         return context.get_dummy_value()
 
     return types.none(first, first, first, first, first, types.intp), codegen
