@@ -23,6 +23,7 @@ from fastlstm.simd.digits import (
     largest,
     multiply_digits,
     multiply_row,
+    multiply_stretch,
     power,
     store_digits,
     store_fours,
@@ -292,6 +293,16 @@ def pack_columns(packed, depth, columns, to, scratch):
         measure_excess(depth, panel, pointer(scratch, packed))
 
 
+@inline
+def multiply_tile(vectors, each, a, tiles, sums):
+    """The sums of at most 16 rows by so many vectors of a panel, of `each` bytes, each vector's in a block."""
+    if each == BLOCK:
+        multiply_stretch(vectors, a, tiles, sums)
+    else:
+        for v in range(vectors):
+            multiply_digits(each // BLOCK, a, tiles + v * each, sums + v * BLOCK)
+
+
 @kernel
 def multiply(rows, vectors, depth, digits, factors, panel, start, start_row, c, c_row, sums):
     """c = start + a b: of a in `digits` by so many vectors of a panel of B that holds. Rows that could not be split,
@@ -309,8 +320,7 @@ def multiply(rows, vectors, depth, digits, factors, panel, start, start_row, c, 
         if here == 1:
             multiply_row(each // BLOCK, a, tiles, each, panel + EXCESS, sums, TILE)
         else:
-            for gate in range(vectors):
-                multiply_digits(each // BLOCK, a, tiles + gate * each, sums + gate * BLOCK)
+            multiply_tile(vectors, each, a, tiles, sums)
         for i in range(here):
             factor, from_, to = factors[r + i], start + (r + i) * start_row, c + (r + i) * c_row
             if factor != NOTHING:

@@ -192,64 +192,75 @@ def configure_digits(typingctx, rows):
     return types.none(types.intp), codegen
 
 
-def _function(module: ir.Module) -> ir.Function:
-    """The LLVM function of one tile of rows by one vector: C in tiles 0 to 2, A in 3 to 5, B in 6 and 7 by turns."""
-    name = "fastlstm_digits"
+def _function(module: ir.Module, single: bool) -> ir.Function:
+    """The LLVM function of one tile of rows by one vector over all stretches or, `single`, by some vectors over one
+    stretch, whose A is loaded once: C in tiles 0 to 2, A in 3 to 5, B in 6 and 7 by turns.
+    """
+    name = "fastlstm_digits_single" if single else "fastlstm_digits"
     if name in module.globals:
         return module.globals[name]
     pointer = BYTE.as_pointer()
     fn = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, pointer, pointer, pointer]), name)
     fn.linkage = "internal"
     fn.attributes.add("noinline")
-    stretches, a, b, c = fn.args
-    entry, loop, done = (fn.append_basic_block(n) for n in ("entry", "loop", "done"))
+    count, a, b, c = fn.args
+    entry, loop, done = (ir.IRBuilder(fn.append_basic_block(n)) for n in ("entry", "loop", "done"))
 
     def tile(number):
         return ir.IntType(8)(number)
 
-    builder = ir.IRBuilder(entry)
-    for total in range(DIGITS):
-        amx(builder, "tilezero", tile(total))
-    builder.branch(loop)
+    def each(builder, do, first, base):
+        for digit in range(DIGITS):
+            amx(builder, do, tile(first + digit), advance(builder, base, I64(digit * TILE)), I64(TILE_ROW))
 
-    builder = ir.IRBuilder(loop)
-    left, offset = builder.phi(I64), builder.phi(I64)
-    for digit in range(DIGITS):
-        at = builder.add(offset, I64(digit * TILE))
-        amx(builder, "tileloadd64", tile(DIGITS + digit), advance(builder, a, at), I64(TILE_ROW))
+    def clear(builder):
+        for total in range(DIGITS):
+            amx(builder, "tilezero", tile(total))
+
+    each(entry, "tileloadd64", DIGITS, a) if single else clear(entry)
+    entry.branch(loop.block)
+    left, offset = loop.phi(I64), loop.phi(I64)
+    clear(loop) if single else each(loop, "tileloadd64", DIGITS, advance(loop, a, offset))
     for of_b in range(DIGITS):
         held = tile(6 + of_b % 2)
-        amx(builder, "tileloadd64", held, advance(builder, b, builder.add(offset, I64(of_b * TILE))), I64(TILE_ROW))
+        amx(loop, "tileloadd64", held, advance(loop, b, loop.add(offset, I64(of_b * TILE))), I64(TILE_ROW))
         for of_a in range(DIGITS - of_b):
-            amx(builder, "tdpbssd", tile(of_a + of_b), tile(DIGITS + of_a), held)
-    fewer = builder.sub(left, I64(1))
-    for phi, initial, following in (
-        (left, stretches, fewer),
-        (offset, I64(0), builder.add(offset, I64(DIGITS * TILE))),
-    ):
-        phi.add_incoming(initial, entry)
-        phi.add_incoming(following, loop)
-    builder.cbranch(builder.icmp_signed(">", fewer, I64(0)), loop, done)
-
-    builder = ir.IRBuilder(done)
-    for total in range(DIGITS):
-        amx(builder, "tilestored64", tile(total), advance(builder, c, I64(total * TILE)), I64(TILE_ROW))
-    builder.ret_void()
+            amx(loop, "tdpbssd", tile(of_a + of_b), tile(DIGITS + of_a), held)
+    if single:
+        each(loop, "tilestored64", 0, advance(loop, c, offset))
+    fewer, further = loop.sub(left, I64(1)), loop.add(offset, I64(DIGITS * TILE))
+    for phi, initial, following in ((left, count, fewer), (offset, I64(0), further)):
+        phi.add_incoming(initial, entry.block)
+        phi.add_incoming(following, loop.block)
+    loop.cbranch(loop.icmp_signed(">", fewer, I64(0)), loop.block, done.block)
+    if not single:
+        each(done, "tilestored64", 0, c)
+    done.ret_void()
     return fn
+
+
+def _caller(single: bool):
+    """Code that calls it with addresses."""
+
+    def codegen(context, builder, sig, args):
+        count, *places = args
+        places = [builder.inttoptr(place, BYTE.as_pointer()) for place in places]
+        builder.call(_function(builder.module, single), [count, *places])
+        return context.get_dummy_value()
+
+    return codegen
 
 
 @intrinsic
 def multiply_digits(typingctx, stretches, a, b, c):
     """The three sums of products of digits, for at most 16 rows and one vector; addresses of tiles."""
-    ints = types.intp
+    return types.none(*[types.intp] * 4), _caller(False)
 
-    def codegen(context, builder, sig, args):
-        stretches, *places = args
-        places = [builder.inttoptr(place, BYTE.as_pointer()) for place in places]
-        builder.call(_function(builder.module), [stretches, *places])
-        return context.get_dummy_value()
 
-    return types.none(ints, ints, ints, ints), codegen
+@intrinsic
+def multiply_stretch(typingctx, vectors, a, b, c):
+    """The same for some vectors, one after another, of a single stretch."""
+    return types.none(*[types.intp] * 4), _caller(True)
 
 
 def _row_function(module: ir.Module) -> ir.Function:
