@@ -125,6 +125,13 @@ def move_in(places, part, here):
 
 
 @kernel
+def unsettle(saved):
+    """Let this thread run wherever it could before."""
+    if word(saved, 0) > 0:
+        restore(saved)
+
+
+@kernel
 def settle(places, parts, part, saved):
     """Find a processor that no other part has, whose numbers are in words at an address, and stay on it until
     `unsettle`; where there is none, nothing.
@@ -142,15 +149,9 @@ def settle(places, parts, part, saved):
         if alone:
             break
         if not leave(saved, places, parts):
+            unsettle(saved)  # it may have left before
             set_word(saved, 0)
             return
         here = processor()
         move_in(places, part, here)
     stay(saved, here)
-
-
-@kernel
-def unsettle(saved):
-    """Let this thread run wherever it could before."""
-    if word(saved, 0) > 0:
-        restore(saved)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import numba
 import numpy as np
 import pytest
 from kernel_case import compiled
@@ -85,6 +87,37 @@ def test_where_there_is_no_other_one(mask: set[int]) -> None:
     assert call.settle() == call.places[1]
     call.unsettle()
     assert os.sched_getaffinity(0) == only
+    os.sched_setaffinity(0, mask)
+
+
+@numba.njit(nogil=True)
+def keep_moving(places, first, second, stop):
+    """Until told to stop: a part that is on two processors by turns."""
+    moves = 0
+    while stop[0] == 0:
+        places[0] = first if moves % 2 else second
+        moves += 1
+    return moves
+
+
+def test_another_that_moves_meanwhile(mask: set[int]) -> None:
+    """Wherever it was last, a thread that has left once, and then finds no processor free, has its mask again."""
+    if len(mask) < 2:
+        return
+    first, second = sorted(mask)[:2]
+    os.sched_setaffinity(0, {first, second})
+    call, stop = Call(2), np.zeros(1, np.int64)
+    keep_moving(np.zeros(1, np.int64), 1, 2, np.ones(1, np.int64))
+    with ThreadPoolExecutor(1) as pool:
+        moves = pool.submit(keep_moving, call.places, first + 1, second + 1, stop)
+        try:
+            for _ in range(20_000):
+                run_settle(call.places.ctypes.data, 2, 1, call.saved.ctypes.data)
+                call.unsettle()
+                assert os.sched_getaffinity(0) == {first, second}
+        finally:
+            stop[0] = 1
+    assert moves.result() > 0
     os.sched_setaffinity(0, mask)
 
 
