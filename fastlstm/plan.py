@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastlstm.simd.isa import PANEL, multiplies_tiles, target
+from fastlstm.simd.isa import PANEL, PRODUCT_ROWS, UNIT_PRODUCT_ROWS, multiplies_tiles, target
 
 L2 = 1 << 20  # bytes of the second cache that a plan counts on: what the smallest of today's server cores has
 REGION_US = 6.0  # microseconds of entering a parallel region
@@ -27,9 +27,7 @@ ROW_GFLOPS, L3_BYTES_US, IN_L3 = 60.0, 3e4, 2 * L2
 # Hidden units from which on, or units times features, the matrix unit multiplies (`simd.digits`): with fewer, to split
 # takes longer, first of all a single row. Then W x of so many features is in digits too.
 DIGIT_UNITS, DIGIT_WORK, DIGIT_FEATURES = 64, 1 << 13, 20
-# Rows of x and h to one product for dW, which is loaded and stored once for so many, from L3 if it is large: more of dG
-# fall out of L2 before all panels have read it. In registers, and in the matrix unit.
-PRODUCT_ROWS, UNIT_PRODUCT_ROWS = 128, 256
+CHUNK_STEPS = 64  # of a chunk of the backward pass beyond `PRODUCT_ROWS`: Ctrl-C waits for one
 LONG_S = 0.1  # seconds that a call is expected to take from which on Ctrl-C must be able to end it
 MOST_SUMMED = 1 << 15  # products of digits up to which sums of them fit 32 bits
 ROWS = 32  # T * B up to which weights are read where they lie
@@ -50,7 +48,7 @@ class Plan(NamedTuple):
     by_units: bool  # threads split hidden units, and meet once a step, rather than rows
     chunk: int  # steps whose W x (forward) or dW, dx (backward) are computed at once; 0: with each step
     reason: str
-    in_unit: bool  # whether the matrix unit multiplies: in digits (`simd.digits`), and for dW in pieces (`simd.amx`)
+    in_unit: bool  # whether the matrix unit multiplies: in digits (`simd.digits`), for dW also in pieces (`simd.amx`)
     expected_us: float  # microseconds that the model expects of it, where a core does `GFLOPS`, or `UNIT_GFLOPS`
 
     def explain(self) -> str:
@@ -161,7 +159,7 @@ def plan_forward(
 
 
 def product_rows(in_unit: bool, I: int, H: int) -> int:
-    """Rows of the tape to one product for dW."""
+    """Rows of the tape to one product for dW: in digits more of them where dW comes from L3."""
     if not in_unit:
         return PRODUCT_ROWS
     return UNIT_PRODUCT_ROWS if 16 * H * (I + H) <= L2 else 2 * UNIT_PRODUCT_ROWS
@@ -180,4 +178,5 @@ def plan_backward(T: int, B: int, I: int, H: int, D: int, dtype, threads: int, w
     )  # fmt: skip
     parts, by_units, reason, us = _share(work, threads)
     rows = product_rows(in_unit, I, H) // (2 if whole else 1)  # that stay in L2, with all that such cells keep of them
-    return Plan(parts, by_units, max(1, min(T, rows // max(B, 1))), reason, in_unit, us)
+    steps = min(rows // max(B, 1), max(PRODUCT_ROWS // max(B, 1), CHUNK_STEPS))
+    return Plan(parts, by_units, max(1, min(T, steps)), reason, in_unit, us)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from fastlstm.kernels.column_digits import TOO_LARGE, add_products, clear, cut_columns, cut_transposed, even, measure
+from fastlstm.kernels.column_digits import TOO_LARGE, add_products, cut_columns, cut_transposed, even, measure
 from fastlstm.kernels.digits import add_product, configure_digits, pack_columns, pack_digits, panel_of, split_rows
 from fastlstm.kernels.gemm import gemm
 from fastlstm.kernels.pack import pack_gates
@@ -191,7 +191,6 @@ def run_column_digits(
     factors = pointer(factors, v)
     b_factors = factors + (rows + lanes(v))
     mode = flush_denormals()
-    clear(2 * depth, others)
     of_a = measure(depth, rows, a, a_row, sizes, others, sums)
     of_b = measure(depth, left, b, b_row, b_sizes, b_others, sums)
     found = -1

@@ -151,6 +151,7 @@ def backward(v, part, frame):
     state = f.B * f.dg_row
     arrivals = 0
     s = f.T - 1
+    digits = True  # whether digits, where there is a matrix unit, did for dW so far
     behind = 0  # steps whose dG waits for its h: the last one of the chunk before
     while s >= 0 and not called_off(f.sync):
         steps = min(f.chunk, s + 1)
@@ -187,7 +188,7 @@ def backward(v, part, frame):
         input_gradient(v, f, lowest, share, share_end, scratch)
         if v.keeps:
             h = pointer(f.inputs, v) + base * f.P
-            weight_gradient(v, f, column, column_end, base, chunk_rows, h, f.P, scratch)
+            digits = weight_gradient(v, f, column, column_end, base, chunk_rows, h, f.P, digits, scratch)
             if v.whole or v.diagonal:
                 special_gradient(v, f, column, column_end, base, chunk_rows, scratch)
                 unit_gradient(v, f, unit, unit_end, chunk_rows, scratch)
@@ -199,12 +200,12 @@ def backward(v, part, frame):
                 skip = 1 - behind if f.reverse else 0
                 row = (lowest + (skip - 1 if f.reverse else 1)) * f.B
                 h = pointer(f.h, v) + skip * f.B * f.h_row
-                weight_gradient(v, f, column, column_end, row, shifted * f.B, h, f.h_row, scratch)
+                digits = weight_gradient(v, f, column, column_end, row, shifted * f.B, h, f.h_row, digits, scratch)
             behind = 1
         arrivals = meet(f, arrivals)
     if not v.keeps:
         t = f.T - 1 if f.reverse else 0
-        weight_gradient(v, f, column, column_end, t * f.B, f.B, pointer(f.h_0, v), f.P, scratch)
+        weight_gradient(v, f, column, column_end, t * f.B, f.B, pointer(f.h_0, v), f.P, digits, scratch)
     unpack(v, f, column, column_end)
     go(f.meeting, f.parties, seat)
     if v.amx:

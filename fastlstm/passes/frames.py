@@ -193,7 +193,7 @@ class Backward(NamedTuple):
     dv: int  # and to R h
     dn: int  # normed: (chunk * B, H), gradient of the normalised c
     units_c: int  # normed: (chunk * B, H), c normalised
-    scratch: int  # workspace of each part: zeros, then a block of rows, or a packed panel of dG and strips of [x, h]
+    scratch: int  # workspace of each part: zeros, then a block of rows, or `passes.products.Room`, a panel and strips
 
 
 FORWARD_BYTES, BACKWARD_BYTES = 8 * len(Forward._fields), 8 * len(Backward._fields)
@@ -339,7 +339,7 @@ def room_elements(H: int, rows: int) -> int:
     """Elements of scratch for what is known of dG and [x, h] in products of so many rows (`passes.products.Room`)."""
     width = PANEL * SIDE
     panels = -(-4 * H // width)
-    return (panels + 1) * width + 4 * (PRODUCT_COLUMNS + width) + (panels + SIDE - 1) // SIDE * SIDE + rows * (2 + SIDE)
+    return (panels + 1) * width + 4 * (PRODUCT_COLUMNS + width) + (panels + SIDE - 1) // SIDE * SIDE + rows * (3 + SIDE)
 
 
 def split_room(variant: Variant, rows: int, I: int, P: int) -> int:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from fastlstm.kernels.column_digits import (
     TOO_LARGE,
     add_products,
-    clear,
     cut_columns,
     cut_transposed,
     even,
@@ -23,7 +22,7 @@ from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, pack_strips
 from fastlstm.kernels.pieces import matrix_gemm, row_bytes, split_columns, split_transposed
 from fastlstm.passes.frames import ZEROS
 from fastlstm.runtime.jit import inline, kernel
-from fastlstm.simd.isa import PRODUCT_COLUMNS, SIDE
+from fastlstm.simd.isa import PRODUCT_COLUMNS, PRODUCT_ROWS, SIDE
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import address, lanes, load, pointer, store
 
@@ -140,8 +139,8 @@ def product(v, f, first, last, dg, row, depth, h, h_row, begin, end, scratch):
     from `row` of the tape on.
     """
     count, columns = lanes(scratch), 4 * f.H
-    packed = scratch + ZEROS * count
-    strips = packed + f.product_rows * PANEL * count
+    packed = scratch
+    strips = packed + PRODUCT_ROWS * PANEL * count
     x_columns, h_columns, x, h = inputs(v, f, row, h, begin, end)
     x_row = f.x_row
     if last - first >= PANELS_TO_PACK:
@@ -164,8 +163,8 @@ def product(v, f, first, last, dg, row, depth, h, h_row, begin, end, scratch):
 def product_in_pieces(v, f, first, last, dg, row, depth, h, h_row, begin, end, scratch):
     """The same in the matrix unit, in pieces; in registers what cannot be split."""
     count, columns = lanes(scratch), 4 * f.H
-    pieces = address(scratch + (ZEROS + f.product_rows * PANEL) * count)
-    tile = pieces + PANEL * row_bytes(f.product_rows)
+    pieces = address(scratch + PRODUCT_ROWS * PANEL * count)
+    tile = pieces + PANEL * row_bytes(PRODUCT_ROWS)
     x_columns, h_columns, x, from_h = inputs(v, f, row, h, begin, end)
     x_strips = tile + row_bytes(1)
     h_strips = x_strips + (x_columns + SIDE - 1) // SIDE * row_bytes(depth)
@@ -188,15 +187,25 @@ def product_in_pieces(v, f, first, last, dg, row, depth, h, h_row, begin, end, s
         matrix_gemm(h_columns, vectors, depth, h_strips, pieces, dw, f.dw_row, dw, f.dw_row)
 
 
+@kernel
+def products_in_pieces(v, f, first, last, dg, row, depth, h, h_row, begin, end, scratch):
+    """`product_in_pieces` by so many rows as it has room for."""
+    for k in range(0, depth, PRODUCT_ROWS):
+        from_, here = dg + k * 4 * f.H, h + k * h_row
+        rows = min(PRODUCT_ROWS, depth - k)
+        product_in_pieces(v, f, first, last, from_, row + k, rows, here, h_row, begin, end, scratch)
+
+
 class Room(NamedTuple):
     """Where a part's scratch has what is known of dG and of [x, h] when these go through the matrix unit."""
 
     sizes: Any  # the largest number of each column of dG, in whole panels, of x and of h,
     x_sizes: Any
     h_sizes: Any
-    dg_rows: Any  # the sums of the rows of dG and of [x, h],
-    rows: Any
-    fits: Any  # and whether digits do for each panel of dG
+    dg_rows: Any  # and the sums of their rows
+    x_rows: Any
+    h_rows: Any
+    fits: Any  # whether digits do for each panel of dG
     factors: Any  # of a panel of dG, and of x and h, what makes products of digits
     x_factors: Any
     h_factors: Any
@@ -213,31 +222,32 @@ def room_of(f, scratch):
     x_sizes = sizes + panels * width
     h_sizes = x_sizes + group
     dg_rows = h_sizes + group
-    rows = dg_rows + f.product_rows
-    fits = rows + f.product_rows
+    x_rows = dg_rows + f.product_rows
+    h_rows = x_rows + f.product_rows
+    fits = h_rows + f.product_rows
     factors = fits + (panels + SIDE - 1) // SIDE * SIDE
     x_factors = factors + width
     h_factors = x_factors + group
     sums = h_factors + group
     rest = sums + f.product_rows * SIDE
-    return Room(sizes, x_sizes, h_sizes, dg_rows, rows, fits, factors, x_factors, h_factors, sums, rest)
+    return Room(sizes, x_sizes, h_sizes, dg_rows, x_rows, h_rows, fits, factors, x_factors, h_factors, sums, rest)
 
 
 @kernel
 def product_in_digits(v, f, first, last, dg, dg_sizes, row, depth, h, h_row, begin, end, scratch):
-    """The same in digits; in pieces the panels that these do not do for. `room_of` has what was measured of dG."""
+    """The same in digits, in pieces the panels that these do not do for; False, and nothing done, if they do not do for
+    [x, h]. `room_of` has what was measured of dG.
+    """
     m, columns, width, each = room_of(f, scratch), 4 * f.H, PANEL * SIDE, digit_bytes(depth)
     x_columns, h_columns, x, from_h = inputs(v, f, row, h, begin, end)
-    clear(depth, m.rows)
-    x_sizes = measure(depth, x_columns, x, f.x_row, m.x_sizes, m.rows, m.sums)
-    h_sizes = measure(depth, h_columns, from_h, h_row, m.h_sizes, m.rows, m.sums)
+    x_sizes = measure(depth, x_columns, x, f.x_row, m.x_sizes, m.x_rows, m.sums)
+    h_sizes = measure(depth, h_columns, from_h, h_row, m.h_sizes, m.h_rows, m.sums)
     if (
-        min(dg_sizes, x_sizes, h_sizes) == TOO_LARGE
+        min(x_sizes, h_sizes) == TOO_LARGE
         or not even(depth, x_columns, x, f.x_row, m.x_sizes, m.dg_rows, dg_sizes)
         or not even(depth, h_columns, from_h, h_row, m.h_sizes, m.dg_rows, dg_sizes)
     ):
-        product_in_pieces(v, f, first, last, dg, row, depth, h, h_row, begin, end, m.rest)
-        return
+        return False
     sums = address(m.rest)
     panel_digits = sums + SUMS
     tile = panel_digits + PANEL * each
@@ -250,7 +260,8 @@ def product_in_digits(v, f, first, last, dg, dg_sizes, row, depth, h, h_row, beg
         column = panel * width
         here, sizes, n = dg + column, m.sizes + column, min(width, columns - column)
         vectors = vectors_of(columns, column, SIDE, 1)
-        fits = even(depth, n, here, columns, sizes, m.rows, x_sizes + h_sizes)
+        fits = even(depth, n, here, columns, sizes, m.x_rows, x_sizes)
+        fits = fits and even(depth, n, here, columns, sizes, m.h_rows, h_sizes)
         m.fits[panel] = 1.0 if fits else 0.0
         if fits:
             cut_columns(depth, vectors, n, here, columns, sizes, m.factors, panel_digits)
@@ -266,23 +277,31 @@ def product_in_digits(v, f, first, last, dg, dg_sizes, row, depth, h, h_row, beg
         while stop < last and m.fits[stop] == 0.0:
             stop += 1
         if stop > panel:
-            product_in_pieces(v, f, panel, stop, dg, row, depth, h, h_row, begin, end, m.rest)
+            products_in_pieces(v, f, panel, stop, dg, row, depth, h, h_row, begin, end, m.rest)
         panel = stop + 1
+    return True
 
 
 @kernel
-def products(v, f, first, last, dg, row, depth, h, h_row, begin, end, scratch):
+def products(v, f, first, last, dg, row, depth, h, h_row, begin, end, digits, scratch):
     """`product` by groups of columns of [x, h], whose strips stay in L2 while all panels pass over them: above H = 256
-    all of them do not, and would come from L3 for each panel.
+    all of them do not, and would come from L3 for each panel. Digits are tried where they did before; whether they do.
     """
-    groups, dg_sizes = (end - begin + PRODUCT_COLUMNS - 1) // PRODUCT_COLUMNS, TOO_LARGE
+    groups, columns, dg_sizes = (end - begin + PRODUCT_COLUMNS - 1) // PRODUCT_COLUMNS, 4 * f.H, TOO_LARGE
     if v.amx and f.in_unit != 0:
         m = room_of(f, scratch)
-        clear(depth, m.dg_rows)
-        dg_sizes = measure(depth, 4 * f.H, dg, 4 * f.H, m.sizes, m.dg_rows, m.sums)
+        if digits:
+            dg_sizes = measure(depth, columns, dg, columns, m.sizes, m.dg_rows, m.sums)
+        digits = dg_sizes != TOO_LARGE
     for group in range(groups):
         from_, to = begin + cut(end - begin, groups, group), begin + cut(end - begin, groups, group + 1)
         if v.amx and f.in_unit != 0:
-            product_in_digits(v, f, first, last, dg, dg_sizes, row, depth, h, h_row, from_, to, scratch)
+            if digits:
+                digits = product_in_digits(
+                    v, f, first, last, dg, dg_sizes, row, depth, h, h_row, from_, to, scratch
+                )  # fmt: skip
+            if not digits:
+                products_in_pieces(v, f, first, last, dg, row, depth, h, h_row, from_, to, m.rest)
         else:
-            product(v, f, first, last, dg, row, depth, h, h_row, from_, to, scratch)
+            product(v, f, first, last, dg, row, depth, h, h_row, from_, to, scratch + ZEROS * lanes(scratch))
+    return digits

@@ -15,6 +15,7 @@ from fastlstm.passes.frames import (
     Backward,
     Forward,
     block_elements,
+    digit_elements,
     piece_elements,
     piece_steps,
     room_elements,
@@ -24,7 +25,7 @@ from fastlstm.passes.frames import (
 from fastlstm.passes.packing import PAD, gradient_row, padded
 from fastlstm.plan import Plan, product_rows
 from fastlstm.runtime.variant import Variant
-from fastlstm.simd.isa import DIGITS, DIGITS_IN_L2, PANEL, PRODUCT_COLUMNS, SIDE, target
+from fastlstm.simd.isa import DIGITS, DIGITS_IN_L2, PANEL, PRODUCT_COLUMNS, PRODUCT_ROWS, SIDE, TILE, TILE_ROW, target
 
 # Where a frame has the addresses of a call's arrays.
 FORWARD_ARRAYS, BACKWARD_ARRAYS = Forward._fields.index("x"), Backward._fields.index("x")
@@ -115,11 +116,16 @@ def _dx_rows(plan: Plan, H: int) -> int:
 
 def _unit_room(columns: int, dx_rows: int, rows: int, H: int, N: int, lanes: int) -> int:
     """Elements of a part's scratch for the matrix unit: of dG of a block of rows in digits, behind its z, for dh and
-    dx; or, for dW by so many rows, of what is known of these, then of a panel of dG, a tile and columns of [x, h].
+    dx; or, for dW, of what is known of so many rows, then of sums, a panel of dG, a tile and columns of [x, h], in
+    digits, or of fewer rows in pieces or registers.
     """
     dg = max(rows * PANEL * lanes + split_elements(rows, 4 * H) for rows in (target().block_rows, dx_rows))
-    panel = rows * PANEL * lanes + piece_elements(piece_steps(rows), PANEL * lanes) + piece_elements(1, lanes)
-    return max(dg, room_elements(H, rows) + panel + piece_elements(piece_steps(min(rows, N)), columns + 2 * lanes))
+    strips = -(-columns // SIDE) + 1  # of x and of h
+    digits = (strips + PANEL + 1) * digit_elements(min(rows, N)) + (PANEL * DIGITS * TILE + TILE_ROW) // 4
+    deep = piece_steps(PRODUCT_ROWS)
+    packed = PRODUCT_ROWS * PANEL * lanes + piece_elements(deep, PANEL * lanes) + piece_elements(1, lanes)
+    pieces = packed + piece_elements(piece_steps(min(PRODUCT_ROWS, N)), strips * SIDE)
+    return max(dg, room_elements(H, rows) + max(digits, pieces))
 
 
 @lru_cache(maxsize=256)
@@ -134,7 +140,7 @@ def backward_template(
     dw_row = gradient_row(H, dtype)
     columns, dx_rows = min(I + P, PRODUCT_COLUMNS), _dx_rows(plan, H)
     at_once = product_rows(plan.in_unit, I, H)
-    block = at_once * PANEL * lanes + padded(columns * min(at_once, N), dtype)
+    block = PRODUCT_ROWS * PANEL * lanes + padded(columns * min(PRODUCT_ROWS, N), dtype)
     block = max(block, dx_rows * PANEL * lanes)
     if plan.in_unit:
         block = max(_unit_room(columns, dx_rows, at_once, H, N, lanes), block)

@@ -9,6 +9,7 @@ from fastlstm.passes.denormalise import gain_gradient
 from fastlstm.passes.frames import ZEROS
 from fastlstm.passes.products import accumulate, pack_panel, products
 from fastlstm.runtime.jit import kernel
+from fastlstm.simd.isa import PRODUCT_ROWS
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.transpose import transpose
 from fastlstm.simd.vector import fma, lanes, load, pointer, splat, store
@@ -28,21 +29,22 @@ def sum_products(a, a_row, b, b_row, depth, columns, sums):
 
 
 @kernel
-def weight_gradient(v, f, first, last, row, rows, h, h_row, scratch):
+def weight_gradient(v, f, first, last, row, rows, h, h_row, digits, scratch):
     """dW += [x, h]^T dG and db += sum of dG over so many rows of the tape from `row` on, for the panels first .. last
     of the 4H columns; h holds h of the step before each. Normalised, the rows are a chunk's, and dG is another for x
-    than for h.
+    than for h. Whether digits, where they were tried, do for the next rows too.
     """
     for k in range(0, rows, f.product_rows):
         depth, here, at = min(f.product_rows, rows - k), h + k * h_row, k * 4 * f.H
         if v.normed:
             gain_gradient(v, f, first, last, row + k, depth)
             du, dv = pointer(f.du, v) + at, pointer(f.dv, v) + at
-            products(v, f, first, last, du, row + k, depth, here, h_row, 0, f.I, scratch)
-            products(v, f, first, last, dv, row + k, depth, here, h_row, f.I, f.I + f.P, scratch)
+            digits = products(v, f, first, last, du, row + k, depth, here, h_row, 0, f.I, digits, scratch)
+            digits = products(v, f, first, last, dv, row + k, depth, here, h_row, f.I, f.I + f.P, digits, scratch)
         else:
             dg = pointer(f.gates, v) + (row * 4 * f.H + at)
-            products(v, f, first, last, dg, row + k, depth, here, h_row, 0, f.I + f.P, scratch)
+            digits = products(v, f, first, last, dg, row + k, depth, here, h_row, 0, f.I + f.P, digits, scratch)
+    return digits
 
 
 @kernel
@@ -64,8 +66,8 @@ def special_gradient(v, f, first, last, row, rows, scratch):
                 to = pointer(f.dw_ch, v) + (gate * H + unit)
                 sum_products(gates + (gate * H + unit), columns, c + unit, H, rows, unit_end - unit, to)
     if v.full:
-        for k in range(0, rows, f.product_rows):
-            depth = min(f.product_rows, rows - k)
+        for k in range(0, rows, PRODUCT_ROWS):
+            depth = min(PRODUCT_ROWS, rows - k)
             for panel in range(first, last):
                 column = panel * PANEL * count
                 vectors = vectors_of(columns, column, count, 1)
@@ -93,8 +95,8 @@ def unit_gradient(v, f, first, last, rows, scratch):
             store(dgain + u, product, n - u)
             store(dshift + u, total, n - u)
     if v.projected:
-        for k in range(0, rows, f.product_rows):
-            depth = min(f.product_rows, rows - k)
+        for k in range(0, rows, PRODUCT_ROWS):
+            depth = min(PRODUCT_ROWS, rows - k)
             for panel in range(first, last):
                 column = panel * PANEL * count
                 pack_panel(pointer(f.r, v) + k * H, H, depth, H, column, packed)

@@ -18,7 +18,9 @@ PANEL = 4  # vectors of one k side by side in a packed panel: the four gates of 
 # Steps of k per block: a block of a panel (24 KiB on AVX-512) stays in L1 while all rows pass over it. Fewer steps
 # cost more in loading and storing C; more fall out of L1.
 DEPTH = 96
-PRODUCT_COLUMNS = 512  # of [x, h] to one product for dW: what they are cut into stays in L2
+# Rows of x and h to one product for dW, which is loaded and stored once for so many: more of dG fall out of L2 before
+# all panels have read it. In registers and in pieces; in digits, or twice as many. Columns of [x, h] to one product.
+PRODUCT_ROWS, UNIT_PRODUCT_ROWS, PRODUCT_COLUMNS = 128, 256, 512
 # The matrix unit (`simd.amx`): rows of a tile of A and C, columns of one of B and C; steps of k of one instruction;
 # bfloat16 that make a float32; bytes of a tile, and of its rows.
 SIDE, STEP, PIECES, TILE, TILE_ROW = 16, 32, 3, 1024, 64

@@ -14,8 +14,9 @@ NAMES = ("weight_ih_l0", "weight_hh_l0")
 
 
 def gradients(dtype: str, x: np.ndarray, state: tuple[np.ndarray, np.ndarray], dy: np.ndarray) -> dict[str, np.ndarray]:
-    """Of one step, so that dG is dy's, unit by unit."""
+    """Of one step, so that dG is dy's, unit by unit; weights are small where x is large."""
     lstm = fastlstm.LSTM(I, H, seed=1)
+    lstm.parameters["weight_ih_l0"][:] /= max(1, abs(x).max() / 5)
     wide = fastlstm.LSTM(I, H, dtype=dtype)
     wide.load_state_dict({name: np.asarray(value, dtype) for name, value in lstm.state_dict().items()})
     h_0, c_0 = (s[None].astype(dtype) for s in state)
@@ -30,7 +31,12 @@ def normal(*shape: int, seed: int) -> np.ndarray:
 def case(name: str) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray]:
     """x, state and dy. Where x and h of row 7 are next to nothing, what others add must not be lost beside its dG."""
     x, state, dy = normal(B, I, seed=2), (normal(B, H, seed=3), normal(B, H, seed=4)), normal(B, H, seed=5)
-    if name != "even":
+    if name == "x beside h":  # units that do not meet what is large of x alone
+        x[::16], dy[::16, :64] = x[::16] * 100, 0
+    elif name == "spikes":
+        for of in (x, state[0], dy):
+            of[np.arange(of.shape[1]) * 7 % B, np.arange(of.shape[1])] = 12
+    elif name != "even":
         x[7], state[0][7] = x[7] * 1e-6, state[0][7] * 1e-6
         units = {"some units": slice(0, 64), "every other panel": slice(64, 128), "all units": slice(None)}[name]
         dy[:, units] *= 1e-4
@@ -38,7 +44,7 @@ def case(name: str) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarr
     return x, state, dy
 
 
-@pytest.mark.parametrize("name", ["even", "some units", "every other panel", "all units"])
+@pytest.mark.parametrize("name", ["even", "some units", "every other panel", "all units", "x beside h", "spikes"])
 def test_gradients(name: str) -> None:
     x, state, dy = case(name)
     wanted = gradients("float64", x, state, dy)
