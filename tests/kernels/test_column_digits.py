@@ -118,7 +118,7 @@ def test_what_is_even_loses_little(kind: str, depth: int) -> None:
                 error = np.linalg.norm(found - exact, axis=axis) / np.linalg.norm(exact, axis=axis)
                 most = max(most, error.max())
     assert 1 <= even < len(amounts)
-    assert most <= 4e-6
+    assert most <= 6e-6
 
 
 def cases() -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
@@ -134,8 +134,8 @@ def cases() -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
     case("normal", BOTH)
     a, b = case("rows of one matrix of somewhat different sizes", BOTH)
     b *= np.geomspace(1, 0.5, depth).astype(np.float32)[:, None]
-    a, b = case("rows of one matrix of different sizes", 0)
-    b *= np.geomspace(1, 1e-2, depth).astype(np.float32)[:, None]
+    a, b = case("rows of one matrix of different sizes", 1)
+    b *= np.geomspace(1, 1e-3, depth).astype(np.float32)[:, None]
     a, b = case("a single number of A in place of all others", 2)
     a[:, 20] *= 1e-6
     a[30, 20] = 1
@@ -186,7 +186,7 @@ def test_even_as_the_bound_says() -> None:
         return
     depth, columns = 256, 16
     ones = np.ones((depth, columns), np.float32)
-    for size in (1.0, 30.0, 35.0, 36.0, 37.0, 38.0, 50.0, 100.0):
+    for size in (1.0, 50.0, 58.0, 59.0, 70.0, 100.0):
         a = ones.copy()
         a[7, 3] = size
         met = a[:, 3].sum() * columns

@@ -9,12 +9,13 @@ import pytest
 
 import fastlstm
 
-B, I, H = 2000, 40, 128
+B = 2000
 NAMES = ("weight_ih_l0", "weight_hh_l0")
 
 
 def gradients(dtype: str, x: np.ndarray, state: tuple[np.ndarray, np.ndarray], dy: np.ndarray) -> dict[str, np.ndarray]:
     """Of one step, so that dG is dy's, unit by unit; weights are small where x is large."""
+    I, H = x.shape[1], dy.shape[1]
     lstm = fastlstm.LSTM(I, H, seed=1)
     lstm.parameters["weight_ih_l0"][:] /= max(1, abs(x).max() / 5)
     wide = fastlstm.LSTM(I, H, dtype=dtype)
@@ -30,6 +31,7 @@ def normal(*shape: int, seed: int) -> np.ndarray:
 
 def case(name: str) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray]:
     """x, state and dy. Where x and h of row 7 are next to nothing, what others add must not be lost beside its dG."""
+    I, H = (8, 500) if name == "x beside h" else (40, 128)
     x, state, dy = normal(B, I, seed=2), (normal(B, H, seed=3), normal(B, H, seed=4)), normal(B, H, seed=5)
     if name == "x beside h":  # units that do not meet what is large of x alone
         x[::16], dy[::16, :64] = x[::16] * 100, 0
@@ -53,10 +55,10 @@ def test_gradients(name: str) -> None:
     for key in NAMES:
         assert found[key].dtype == np.float32
         error = np.linalg.norm(found[key] - wanted[key], axis=1) / np.linalg.norm(wanted[key], axis=1)
-        assert error.max() <= 4e-6, key
+        assert error.max() <= 6e-6, key
     for threads in (2, 3):
         fastlstm.set_num_threads(threads)
-        assert fastlstm.LSTM(I, H).plan(1, B, training=True).parts > 1
+        assert fastlstm.LSTM(x.shape[1], dy.shape[1]).plan(1, B, training=True).parts > 1
         again = gradients("float32", x, state, dy)
         for key, value in found.items():
             np.testing.assert_array_equal(again[key], value, err_msg=key)
