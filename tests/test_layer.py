@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from layer_case import LayerCase
 
 import fastlstm
-from fastlstm.plan import PRODUCT_ROWS
+from fastlstm.simd.isa import PRODUCT_COLUMNS, PRODUCT_ROWS, UNIT_PRODUCT_ROWS
 
 # Around the lanes of every target (2 to 16), the rows of its tiles (3, 6), the units of a panel (up to 64) and the
 # steps of k of a block (128).
@@ -42,6 +42,9 @@ BOUNDARIES = [
     LayerCase(T=PRODUCT_ROWS // 8 + 1, B=8, I=17, H=16, bidirectional=True),
     LayerCase(T=3, B=PRODUCT_ROWS + 1, I=2, H=17),
     LayerCase(T=2 * PRODUCT_ROWS // 5 + 1, B=5, I=2, H=3, layers=2, dtype="float64"),
+    LayerCase(T=UNIT_PRODUCT_ROWS // 4 + 1, B=8, I=1, H=64),  # in the matrix unit
+    LayerCase(T=UNIT_PRODUCT_ROWS // 2 + 1, B=3, I=PRODUCT_COLUMNS + 1, H=65),
+    LayerCase(T=2, B=2 * UNIT_PRODUCT_ROWS + 7, I=100, H=193),
 ]
 
 
