@@ -120,6 +120,15 @@ def balanced(a, k, n, scales):
     return load(a + k, n) * load(scales + k)
 
 
+@inline
+def split_stretch(a, n, scales, factor, to):
+    """The digits of a stretch of a row, of which n steps of k are there."""
+    store_digits(
+        balanced(a, 0, n, scales), balanced(a, SIDE, n - SIDE, scales), balanced(a, 2 * SIDE, n - 2 * SIDE, scales),
+        balanced(a, 3 * SIDE, n - 3 * SIDE, scales), factor, to,
+    )  # fmt: skip
+
+
 @kernel
 def split_row(depth, a, scales, to):
     """A row, each k multiplied by its scale, to digits at the address `to`; the factor that makes numbers of them, or 0
@@ -128,8 +137,8 @@ def split_row(depth, a, scales, to):
     sizes, others = splat(0.0, a), splat(0.0, a)
     whole = depth // STRETCH * STRETCH
     for k in range(0, whole, 2 * SIDE):
-        sizes = larger(sizes, load(a + k) * load(scales + k))
-        others = larger(others, load(a + (k + SIDE)) * load(scales + (k + SIDE)))
+        sizes = larger(sizes, balanced(a, k, SIDE, scales))
+        others = larger(others, balanced(a, k + SIDE, SIDE, scales))
     for k in range(whole, depth, SIDE):
         sizes = larger(sizes, balanced(a, k, depth - k, scales))
     size = largest(larger(sizes, others))
@@ -140,19 +149,10 @@ def split_row(depth, a, scales, to):
     if size * factor > TOP:
         factor = factor * HALF
     for k in range(0, whole, STRETCH):
-        store_digits(
-            load(a + k) * load(scales + k), load(a + (k + SIDE)) * load(scales + (k + SIDE)),
-            load(a + (k + 2 * SIDE)) * load(scales + (k + 2 * SIDE)),
-            load(a + (k + 3 * SIDE)) * load(scales + (k + 3 * SIDE)), factor, to,
-        )  # fmt: skip
+        split_stretch(a + k, STRETCH, scales + k, factor, to)
         to += BLOCK
     if whole < depth:
-        n = depth - whole
-        store_digits(
-            balanced(a, whole, n, scales), balanced(a, whole + SIDE, n - SIDE, scales),
-            balanced(a, whole + 2 * SIDE, n - 2 * SIDE, scales), balanced(a, whole + 3 * SIDE, n - 3 * SIDE, scales),
-            factor, to,
-        )  # fmt: skip
+        split_stretch(a + whole, depth - whole, scales + whole, factor, to)
     return BACK / factor
 
 

@@ -18,7 +18,7 @@ from fastlstm.kernels.column_digits import (
     measure,
 )
 from fastlstm.kernels.digits import SUMS, configure_digits, digit_bytes
-from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, pack_strips, vectors_of
+from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, pack_strips, panel_count, vectors_of
 from fastlstm.kernels.pieces import matrix_gemm, row_bytes, split_columns, split_transposed
 from fastlstm.passes.frames import ZEROS
 from fastlstm.runtime.jit import inline, kernel
@@ -217,7 +217,7 @@ class Room(NamedTuple):
 def room_of(f, scratch):
     """The places behind the zeros; `passes.frames.room_elements` has their size."""
     width, group = PANEL * SIDE, PRODUCT_COLUMNS + PANEL * SIDE
-    panels = (4 * f.H + width - 1) // width
+    panels = panel_count(4 * f.H, SIDE)
     sizes = scratch + ZEROS * SIDE
     x_sizes = sizes + panels * width
     h_sizes = x_sizes + group

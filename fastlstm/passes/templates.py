@@ -152,8 +152,7 @@ def backward_template(
     rows, peephole = plan.chunk * B, variant.diagonal or variant.full
     values = {
         "T": T, "B": B, "I": I, "H": H, "P": P, "parts": plan.parts, "by_units": plan.by_units, "chunk": plan.chunk,
-        "parties": len(reverse) * plan.parts, "in_unit": plan.in_unit, "product_rows": at_once,
-        "x_row": x_row,
+        "parties": len(reverse) * plan.parts, "in_unit": plan.in_unit, "product_rows": at_once, "x_row": x_row,
         "dy_step": dy.step, "dy_row": dy.row, "dy_packed": dy.packed,
         "dx_step": dx.step, "dx_row": dx.row, "dx_packed": dx.packed, "dx_rows": dx_rows,
         "dw_row": dw_row, "dg_row": dg_row, "c_row": c_row, "h_row": h_row, "dw_hr_row": padded(H, dtype),
