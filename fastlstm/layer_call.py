@@ -322,7 +322,7 @@ def backward(layer: Parameterised, tape: Tape, dy: Any, dstate: Any) -> tuple[An
     if tape.layer is not layer:
         raise ValueError(f"tape must be from forward of this layer, but is from another's, {tape.layer}")
     if tape.spent:
-        raise ValueError("tape must be fresh from forward, but backward has spent it: dG stands where the gates were")
+        raise ValueError("tape must be fresh from forward, but backward has spent it: what it kept is gone")
     tape.unfold()
     layout, dtype = tape.layout, layer.dtype
     sizes = Sizes(layer, layout, tape.unbatched)
@@ -356,6 +356,7 @@ def backward(layer: Parameterised, tape: Tape, dy: Any, dstate: Any) -> tuple[An
         grads = calls.backward(
             tape.variant, layer.spec, plan, x, packs, [Taped(*cell) for cell in tape.cells[k]], *tape.states[k],
             d, dh_n[rows], dc_n[rows], views, dh_0[rows], dc_0[rows], reverse, tape.ragged[k], tape.masks[k],
+            tape.traced,
         )  # fmt: skip
         for suffix, named in zip(layer._suffixes[k], grads, strict=True):
             found |= {name + suffix: grad for name, grad in named.items()}

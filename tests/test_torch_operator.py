@@ -130,7 +130,7 @@ def test_operators_keep_torchs_rules() -> None:
         (batch, [None, lengths, reset], zoned),
     ):
         args = (*inputs, *ends, None, *zoneout, True, False, False, False, cell, True, weights)
-        assert set(library.opcheck(torch.ops.fastlstm.layer.default, args).values()) == {"SUCCESS"}
+        assert set(library.opcheck(torch.ops.fastlstm.lstm.default, args).values()) == {"SUCCESS"}
 
 
 def test_functional_call_and_grad() -> None:

@@ -2,9 +2,9 @@
 those of y and the last state.
 
 Backward through time, a step computes dh = dy_t + dG_{t+1} W_hh by the tile and from it dG_t, the gradient of the
-gates' pre-activations, which overwrites the gates on the tape. After each chunk of steps dx = dG W_ih and dW +=
-dG^T [x, h] follow as products over all rows of the chunk: dx cut by rows, dW by columns between the threads, so
-that the order of every sum is the same at any thread count.
+gates' pre-activations. After each chunk of steps dx = dG W_ih and dW += dG^T [x, h] follow as products over all rows
+of the chunk, whose dG is still in the caches: dx cut by rows, dW by columns between the threads, so that the order of
+every sum is the same at any thread count.
 
 The plain cell in a dense call does not keep h on its tape: o tanh(c) is at hand at step t, where it is needed for the
 product with dG_{t+1}; so dW runs one step behind. Others keep the h that went into the gates.
@@ -19,7 +19,7 @@ from fastlstm.passes.blocks import block_count, cut_block, cut_tiles
 from fastlstm.passes.digits import multiply_dg, of_dg, split
 from fastlstm.passes.frames import BACKWARD_BYTES, ZEROS, Backward
 from fastlstm.passes.meeting import all_run, come, go, meet
-from fastlstm.passes.rows import first, lot_of, place, rows_at, step_of
+from fastlstm.passes.rows import copy, first, lot_of, place, rank, rows_at, step_of
 from fastlstm.passes.weight_gradient import (
     clear,
     special_gradient,
@@ -27,7 +27,7 @@ from fastlstm.passes.weight_gradient import (
     unpack,
     weight_gradient,
 )
-from fastlstm.runtime.jit import choose, inline, kernel, read, word
+from fastlstm.runtime.jit import choose, kernel, read, word
 from fastlstm.simd.amx import release
 from fastlstm.simd.atomic import called_off, flush_denormals, restore_mode
 from fastlstm.simd.tile import PANEL
@@ -85,16 +85,26 @@ def write_dx(v, f, t, row, rows, column, width, z, z_row):
             store(dx + u, load(z + ((k - row) * z_row + u)), f.I - column - u)
 
 
-@inline
-def dg_of_x(v, f, base, row):
-    """dG of a row of the tape as it goes to W x."""
-    return pointer(f.du, v) + row * 4 * f.H if v.normed else pointer(f.gates, v) + (base + row) * 4 * f.H
+@kernel
+def hand_on(v, f, lot, t, unit, end, source, to):
+    """Copy the units unit .. end of dG of step t, of the rows of a part."""
+    for r in range(lot.row, lot.row + rows_at(v, f, lot, t)):
+        at = rank(v, lot, r) * f.dg_row
+        for gate in range(PANEL):
+            copy(source + (at + gate * f.H), unit, end, to + (at + gate * f.H))
 
 
 @kernel
-def input_gradient(v, f, t, row, row_end, scratch):
-    """dx = dG W_ih for the rows row .. row_end of the tape, counted from where step t begins: by blocks of whole tiles,
-    whose dG stays in L2 while all of W_ih passes.
+def keep(f, dz, base, row, row_end, to):
+    """Copy the rows row .. row_end of a chunk's dG, which begins with the row `base` of the tape, to where it stays."""
+    for r in range(row, row_end):
+        copy(dz + r * f.dg_row, 0, 4 * f.H, to + (base + r) * 4 * f.H)
+
+
+@kernel
+def input_gradient(v, f, t, dg, row, row_end, scratch):
+    """dx = dG W_ih for the rows row .. row_end of a chunk, which begins with step t: by blocks of whole tiles, whose dG
+    stays in L2 while all of W_ih passes.
     """
     count, K = lanes(scratch), 4 * f.H
     z = scratch + ZEROS * count
@@ -103,16 +113,16 @@ def input_gradient(v, f, t, row, row_end, scratch):
     for block in range(blocks):
         r = row + cut_tiles(row_end - row, blocks, block)
         rows = row + cut_tiles(row_end - row, blocks, block + 1) - r
-        dg = dg_of_x(v, f, first(v, f, t), r)
+        of_rows = dg + r * f.dg_row
         if v.amx and f.digits_ih != 0:
-            split(p, rows, dg, K)
+            split(p, rows, of_rows, f.dg_row)
         for column in range(0, f.I, PANEL * count):
             vectors = vectors_of(f.I, column, count, 1)
             w, z_row = pointer(f.w_ih, v) + K * column, vectors * count
             if v.amx and f.digits_ih != 0:
-                multiply_dg(p, rows, vectors, column // (PANEL * count), dg, K, w, scratch, z, z_row)
+                multiply_dg(p, rows, vectors, column // (PANEL * count), of_rows, f.dg_row, w, scratch, z, z_row)
             else:
-                gemm(rows, vectors, K, dg, K, NEXT, w, SAME, scratch, SAME, z, z_row)
+                gemm(rows, vectors, K, of_rows, f.dg_row, NEXT, w, SAME, scratch, SAME, z, z_row)
             write_dx(v, f, t, r, rows, column, z_row, z, z_row)
 
 
@@ -148,20 +158,29 @@ def backward(v, part, frame):
         for u in range(panel * PANEL * count, min(panel_end * PANEL * count, f.H), count):
             store(pointer(f.dc, v) + (r * f.c_row + u), load(source + u, f.H - u))
     clear(v, f, column, column_end)
-    state = f.B * f.dg_row
     arrivals = 0
     s = f.T - 1
     digits = True  # whether digits, where there is a matrix unit, did for dW so far
     behind = 0  # steps whose dG waits for its h: the last one of the chunk before
+    dg_after = pointer(f.dg, v)
     while s >= 0 and not called_off(f.sync):
         steps = min(f.chunk, s + 1)
         lowest = f.T - 1 - s if f.reverse else s - steps + 1
         base = first(v, f, lowest)
         chunk_rows = first(v, f, lowest + steps) - base
+        # dG of the step before, which may wait for its h, moves next to the chunk's; chunks of one step take turns.
+        slot, waiting = s & 1 if f.chunk == 1 else f.reverse, dg_after
+        dg = pointer(f.dg, v) + slot * f.B * f.dg_row
+        if s + 1 < f.T and f.chunk > 1:
+            following = step_of(f, s + 1)
+            waiting = dg + (first(v, f, following) - base) * f.dg_row
+            hand_on(v, f, lot, following, panel * PANEL * count, min(panel_end * PANEL * count, f.H), dg_after, waiting)
+            if f.by_units or v.ragged:  # where others need it, or have rows of other steps where it was
+                arrivals = meet(f, arrivals)
+        dg_after = waiting
         for k in range(steps):
             t, following, preceding = step_of(f, s), step_of(f, s + 1), step_of(f, s - 1)
-            dg_before = pointer(f.dg, v) + ((s + 1) & 1) * state
-            dg_after = pointer(f.dg, v) + (s & 1) * state
+            dg_before, dg_after = dg_after, dg + (first(v, f, t) - base) * f.dg_row
             h = pointer(f.h, v) + (t - lowest) * f.B * f.h_row
             rows = rows_at(v, f, lot, t)
             known = rows_at(v, f, lot, following) if s + 1 < f.T else 0
@@ -185,12 +204,15 @@ def backward(v, part, frame):
                     initial_state(v, f, lot, panel, panel_end, r, here, t, dg_after, scratch)
         arrivals = meet(f, arrivals)
         share, share_end = cut_tiles(chunk_rows, f.parts, part), cut_tiles(chunk_rows, f.parts, part + 1)
-        input_gradient(v, f, lowest, share, share_end, scratch)
+        dz = pointer(f.dz, v) if v.normed else dg
+        input_gradient(v, f, lowest, pointer(f.du, v) if v.normed else dg, share, share_end, scratch)
+        if f.kept != 0:
+            keep(f, dz, base, share, share_end, pointer(f.kept, v))
         if v.keeps:
             h = pointer(f.inputs, v) + base * f.P
-            digits = weight_gradient(v, f, column, column_end, base, chunk_rows, h, f.P, digits, scratch)
+            digits = weight_gradient(v, f, column, column_end, dg, base, chunk_rows, h, f.P, digits, scratch)
             if v.whole or v.diagonal:
-                special_gradient(v, f, column, column_end, base, chunk_rows, scratch)
+                special_gradient(v, f, column, column_end, dz, chunk_rows, scratch)
                 unit_gradient(v, f, unit, unit_end, chunk_rows, scratch)
         else:
             # h_t of this chunk belongs to dG of the step after: one later in time, or earlier in reverse; the last
@@ -199,13 +221,16 @@ def backward(v, part, frame):
             if shifted > 0:
                 skip = 1 - behind if f.reverse else 0
                 row = (lowest + (skip - 1 if f.reverse else 1)) * f.B
+                here = waiting if f.chunk == 1 else dg + (row - base) * f.dg_row
                 h = pointer(f.h, v) + skip * f.B * f.h_row
-                digits = weight_gradient(v, f, column, column_end, row, shifted * f.B, h, f.h_row, digits, scratch)
+                digits = weight_gradient(
+                    v, f, column, column_end, here, row, shifted * f.B, h, f.h_row, digits, scratch
+                )  # fmt: skip
             behind = 1
         arrivals = meet(f, arrivals)
     if not v.keeps:
         t = f.T - 1 if f.reverse else 0
-        weight_gradient(v, f, column, column_end, t * f.B, f.B, pointer(f.h_0, v), f.P, digits, scratch)
+        weight_gradient(v, f, column, column_end, dg_after, t * f.B, f.B, pointer(f.h_0, v), f.P, digits, scratch)
     unpack(v, f, column, column_end)
     go(f.meeting, f.parties, seat)
     if v.amx:

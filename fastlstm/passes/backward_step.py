@@ -6,7 +6,7 @@ from fastlstm.kernels.gates import inner, memory_bwd, output_bwd
 from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, gemm, panels_at_once, vectors_of
 from fastlstm.passes.digits import multiply_dg, of_dg, split
 from fastlstm.passes.frames import ZEROS
-from fastlstm.passes.rows import at, load_gates, place, reset_at, store_gates, taped
+from fastlstm.passes.rows import apart, at, load_gates, place, rank, reset_at, store_gates, taped
 from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import lanes, load, pointer, splat, store
@@ -47,6 +47,8 @@ def arrived(v, f, lot, t, following, fresh, row, unit, z):
     n = f.P - unit
     if fresh:
         dh = load(pointer(f.dh_n, v) + (place(v, f, lot, row) * f.P + unit), n)
+    elif v.ragged and f.resets != 0 and reset_at(v, f, lot, following, row):
+        dh = splat(0.0, z)
     else:
         dh = load(z, n)
         if v.masked:
@@ -71,8 +73,8 @@ def keep_cells(v, f, lot, t, base, row, unit, c_before, c):
 
 
 @inline
-def update(v, f, lot, t, following, preceding, older, fresh, base, row, unit, z, dg_after, h):
-    """The cell backward on one vector of units of one row: dG over the gates and into dg_after, the new dc, h_t."""
+def update(v, f, lot, t, following, preceding, older, fresh, base, row, unit, z, dg, h):
+    """The cell backward on one vector of units of one row: its dG, the new dc, h_t."""
     n, H = f.H - unit, f.H
     gates = pointer(f.gates, v) + (taped(v, f, lot, t, row) * 4 * H + unit)
     dc_at = pointer(f.dc, v) + (row * f.c_row + unit)
@@ -90,8 +92,7 @@ def update(v, f, lot, t, following, preceding, older, fresh, base, row, unit, z,
     if v.zoned_c:
         dc_before = dc_before + dc_on
     store(dc_at, dc_before)
-    store_gates(gates, H, n, dz_i, dz_f, dz_g, dz_o)
-    store_gates(dg_after + (row * f.dg_row + unit), H, n, dz_i, dz_f, dz_g, dz_o)
+    store_gates(dg + (rank(v, lot, row) * f.dg_row + unit), H, n, dz_i, dz_f, dz_g, dz_o)
     if v.keeps:
         keep_cells(v, f, lot, t, base, row, unit, c_before, c)
     else:
@@ -99,15 +100,13 @@ def update(v, f, lot, t, following, preceding, older, fresh, base, row, unit, z,
 
 
 @kernel
-def cut_off(v, f, lot, t, row, rows, unit, end, dg_after):
-    """No gradient goes past a reset."""
-    zero = splat(0.0, dg_after)
+def cut_off(v, f, lot, t, row, rows, unit, end, zero):
+    """No gradient goes past a reset; what dG gives the h before it, `arrived` leaves out."""
     for r in range(row, row + rows):
         if reset_at(v, f, lot, t, r):
             for u in range(unit, end, lanes(zero)):
                 n = end - u
                 store(pointer(f.dc, v) + (r * f.c_row + u), zero, n)
-                store_gates(dg_after + (r * f.dg_row + u), f.H, n, zero, zero, zero, zero)
                 if v.zoned_h:
                     store(pointer(f.carry, v) + (r * f.h_row + u), zero, f.P - u)
 
@@ -129,13 +128,13 @@ def room_of_dg(scratch):
 
 
 @kernel
-def state_gradient(v, f, p, rows, unit, vectors, dg, zeros, z, z_row):
+def state_gradient(v, f, p, rows, unit, vectors, dg, dg_row, zeros, z, z_row):
     """z = dG W_hh for some rows of dG, where the matrix unit multiplies split before, and so many vectors of units."""
     K, w = 4 * f.H, pointer(f.w_hh, v) + 4 * f.H * unit
     if v.amx and f.digits_hh != 0:
-        multiply_dg(p, rows, vectors, unit // (PANEL * lanes(z)), dg, f.dg_row, w, zeros, z, z_row)
+        multiply_dg(p, rows, vectors, unit // (PANEL * lanes(z)), dg, dg_row, w, zeros, z, z_row)
     else:
-        gemm(rows, vectors, K, dg, f.dg_row, NEXT, w, K * PANEL * lanes(z), zeros, SAME, z, z_row)
+        gemm(rows, vectors, K, dg, dg_row, NEXT, w, K * PANEL * lanes(z), zeros, SAME, z, z_row)
 
 
 @kernel
@@ -164,18 +163,19 @@ def step_by_panel(
     unit_first, unit_end = panel * PANEL * count, min(last * PANEL * count, f.H)
     at_once = panels_at_once(rows, last - panel)
     here = min(max(known - (row - lot.row), 0), rows)  # rows that took the step after too
-    dg, p = dg_before + row * f.dg_row, of_dg(f, f.digits_hh, rows, room_of_dg(scratch))
+    dg, dg_row = dg_before + rank(v, lot, row) * f.dg_row, apart(v, lot) * f.dg_row
+    p = of_dg(f, f.digits_hh, rows, room_of_dg(scratch))
     if v.amx and f.digits_hh != 0:
         at_once = 1
         if here > 0:
-            split(p, here, dg, f.dg_row)
+            split(p, here, dg, dg_row)
     while panel < last:
         at_once = fitting(f, at_once, panel, last, count)
         unit = panel * PANEL * count
         vectors = vectors_of(f.H, unit, count, at_once)
         z_row = vectors * count
         if here > 0:
-            state_gradient(v, f, p, here, unit, vectors, dg, scratch, z, z_row)
+            state_gradient(v, f, p, here, unit, vectors, dg, dg_row, scratch, z, z_row)
         for r in range(rows):
             for u in range(0, vectors * count, count):
                 update(
@@ -184,7 +184,7 @@ def step_by_panel(
                 )  # fmt: skip
         panel += at_once
     if v.ragged and f.resets != 0:
-        cut_off(v, f, lot, t, row, rows, unit_first, unit_end, dg_after)
+        cut_off(v, f, lot, t, row, rows, unit_first, unit_end, splat(0.0, z))
 
 
 @kernel
@@ -192,17 +192,20 @@ def initial_state(v, f, lot, panel, last, row, rows, t, dg, scratch):
     """dh_0 = dG W_hh, and dc_0, for the rows row .. row + rows, whose first step is t, and the panels panel .. last."""
     count = lanes(scratch)
     z = scratch + ZEROS * count
-    dg, p = dg + row * f.dg_row, of_dg(f, f.digits_hh, rows, room_of_dg(scratch))
+    dg, dg_row = dg + rank(v, lot, row) * f.dg_row, apart(v, lot) * f.dg_row
+    p = of_dg(f, f.digits_hh, rows, room_of_dg(scratch))
     if v.amx and f.digits_hh != 0:
-        split(p, rows, dg, f.dg_row)
+        split(p, rows, dg, dg_row)
     for unit in range(panel * PANEL * count, min(last * PANEL * count, f.P), PANEL * count):
         vectors = vectors_of(f.P, unit, count, 1)
         z_row = vectors * count
-        state_gradient(v, f, p, rows, unit, vectors, dg, scratch, z, z_row)
+        state_gradient(v, f, p, rows, unit, vectors, dg, dg_row, scratch, z, z_row)
         for r in range(row, row + rows):
             to = place(v, f, lot, r) * f.P
             for u in range(unit, unit + z_row, count):
                 n, dh = f.P - u, load(z + ((r - row) * z_row + u - unit))
+                if v.ragged and f.resets != 0 and reset_at(v, f, lot, t, r):
+                    dh = splat(0.0, z)
                 if v.masked:
                     dh = dh * factor(v, f, lot, f.mask, f.mask_step, f.mask_row, t, r, u, n)
                 if v.zoned_h:

@@ -11,7 +11,7 @@ from fastlstm.passes.blocks import WHOLE_ROWS
 from fastlstm.passes.denormalise import denormalise, weighed_gates
 from fastlstm.passes.digits import of_dg, split
 from fastlstm.passes.frames import MOMENTS, ZEROS
-from fastlstm.passes.rows import load_gates, rank, store_gates, taped
+from fastlstm.passes.rows import apart, first, load_gates, rank, store_gates, taped
 from fastlstm.runtime.jit import kernel
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import fma, lanes, leading, load, pointer, splat, store, total
@@ -39,8 +39,8 @@ def arrive(v, f, lot, t, following, fresh, base, row, dh):
 
 
 @kernel
-def outputs_bwd(v, f, lot, t, preceding, older, base, row, dr, inner, direct):
-    """dz_o over o on the tape and the whole dc, from dr = dh before the projection, for one row."""
+def outputs_bwd(v, f, lot, t, preceding, older, base, row, dr, dz, inner, direct):
+    """dz_o and the whole dc, from dr = dh before the projection, for one row."""
     count, H, here = lanes(dr), f.H, taped(v, f, lot, t, row)
     gates, chunk_row = pointer(f.gates, v) + here * 4 * H, (here - base) * H
     zero = splat(0.0, dr)
@@ -77,7 +77,7 @@ def outputs_bwd(v, f, lot, t, preceding, older, base, row, dr, inner, direct):
         else:
             dz_o, dc, r = output_bwd(v, o, c_before, c, c, dh, dc, peep)
         store(dc_at, dc)
-        store(gates + (3 * H + u), dz_o, n)
+        store(dz + (3 * H + u), dz_o, n)
         if v.projected:
             store(pointer(f.r, v) + (chunk_row + u), r, n)
     if v.normed:
@@ -90,26 +90,24 @@ def outputs_bwd(v, f, lot, t, preceding, older, base, row, dr, inner, direct):
 
 
 @kernel
-def memories_bwd(v, f, lot, t, preceding, older, base, row, direct, dg_after):
-    """dz_i, dz_f and dz_g over the gates on the tape, dc of the step before, and what the next step takes of dG, for
-    one row.
-    """
+def memories_bwd(v, f, lot, t, preceding, older, base, row, direct, dz, dg):
+    """dz_i, dz_f and dz_g, dc of the step before and, normalised, dG as it goes to W x and R h, for one row."""
     count, H, here = lanes(direct), f.H, taped(v, f, lot, t, row)
-    gates, after = pointer(f.gates, v) + here * 4 * H, dg_after + row * f.dg_row
+    gates = pointer(f.gates, v) + here * 4 * H
     zero = splat(0.0, direct)
     sum_d_ih, sum_du_ih, sum_d_hh, sum_du_hh = zero, zero, zero, zero
     for u in range(0, H, count):
         n = H - u
         dc_at = pointer(f.dc, v) + (row * f.c_row + u)
         c_before = c_before_at(v, f, lot, t, preceding, older, row, u)
-        at = gates + u
-        i, g_f, g, dz_o = load_gates(at, H, n)
+        i, g_f, g, _ = load_gates(gates + u, H, n)
+        dz_o = load(dz + (3 * H + u), n)
         peep = pointer(f.peep, v) + u * PANEL
         dz_i, dz_f, dz_g, dc = memory_bwd(v, i, g_f, g, dz_o, c_before, load(dc_at), peep)
         if v.zoned_c:
             dc = dc + load(direct + u)
         store(dc_at, dc)
-        store_gates(at, H, n, dz_i, dz_f, dz_g, dz_o)
+        store_gates(dz + u, H, n, dz_i, dz_f, dz_g, dz_o)
         if v.normed:
             units = here * 4 * H + u
             sum_d_ih, sum_du_ih = weighed_gates(
@@ -120,11 +118,9 @@ def memories_bwd(v, f, lot, t, preceding, older, base, row, direct, dg_after):
                 dz_i, dz_f, dz_g, dz_o, pointer(f.gain_hh, v) + u, pointer(f.units_hh, v) + units, H, n,
                 sum_d_hh, sum_du_hh,
             )  # fmt: skip
-        else:
-            store_gates(after + u, H, n, dz_i, dz_f, dz_g, dz_o)
     if v.normed:
         there = taped(v, f, lot, preceding, row) if row - lot.row < older else here
-        denormalise(v, f, here, there, base, sum_d_ih, sum_du_ih, sum_d_hh, sum_du_hh, after)
+        denormalise(v, f, here, there, base, sum_d_ih, sum_du_ih, sum_d_hh, sum_du_hh, dz, dg)
 
 
 @kernel
@@ -152,29 +148,34 @@ def step_by_row(
     dh = scratch + ZEROS * count
     dr = dh + WHOLE_ROWS * f.h_row
     inner, direct = dr + WHOLE_ROWS * f.c_row, dr + (WHOLE_ROWS + 1) * f.c_row
-    gates_row = 4 * H * (rank(v, lot, lot.row + 1) - rank(v, lot, lot.row))
-    gates = pointer(f.gates, v) + taped(v, f, lot, t, row) * 4 * H
+    dg_row, at = apart(v, lot) * f.dg_row, rank(v, lot, row) * f.dg_row
+    dg = dg_after + at
+    dz = pointer(f.dz, v) + ((first(v, f, t) - base) * f.dg_row + at) if v.normed else dg
     dc = pointer(f.dc, v) + row * f.c_row
     here = min(max(known - (row - lot.row), 0), rows)  # rows that took the step after too
     if here > 0:
-        dg, p = dg_before + row * f.dg_row, of_dg(f, f.digits_hh, here, direct + WHOLE_ROWS * f.c_row)
+        before, p = dg_before + at, of_dg(f, f.digits_hh, here, direct + WHOLE_ROWS * f.c_row)
         if v.amx and f.digits_hh != 0:
-            split(p, here, dg, f.dg_row)
+            split(p, here, before, dg_row)
         for unit in range(0, f.P, PANEL * count):
             vectors = vectors_of(f.P, unit, count, 1)
-            state_gradient(v, f, p, here, unit, vectors, dg, scratch, dh + unit, f.h_row)
+            state_gradient(v, f, p, here, unit, vectors, before, dg_row, scratch, dh + unit, f.h_row)
     for r in range(rows):
         arrive(v, f, lot, t, following, r >= here, base, row + r, dh + r * f.h_row)
     if v.projected:
         product(rows, H, f.P, dh, f.h_row, pointer(f.w_hr, v), scratch, SAME, dr, f.c_row)
     for r in range(rows):
         source = dr + r * f.c_row if v.projected else dh + r * f.h_row
-        outputs_bwd(v, f, lot, t, preceding, older, base, row + r, source, inner, direct + r * f.c_row)
+        to = dz + r * dg_row
+        outputs_bwd(v, f, lot, t, preceding, older, base, row + r, source, to, inner, direct + r * f.c_row)
     if v.full and v.output_new:
-        product(rows, H, H, gates + 3 * H, gates_row, pointer(f.w_ch_new, v), dc, f.c_row, dc, f.c_row)
+        product(rows, H, H, dz + 3 * H, dg_row, pointer(f.w_ch_new, v), dc, f.c_row, dc, f.c_row)
     for r in range(rows):
-        memories_bwd(v, f, lot, t, preceding, older, base, row + r, direct + r * f.c_row, dg_after)
+        of_row = r * dg_row
+        memories_bwd(
+            v, f, lot, t, preceding, older, base, row + r, direct + r * f.c_row, dz + of_row, dg + of_row
+        )  # fmt: skip
     if v.full:
-        product(rows, H, 4 * H, gates, gates_row, pointer(f.w_ch, v), dc, f.c_row, dc, f.c_row)
+        product(rows, H, 4 * H, dz, dg_row, pointer(f.w_ch, v), dc, f.c_row, dc, f.c_row)
     if v.ragged and f.resets != 0:
-        cut_off(v, f, lot, t, row, rows, 0, H, dg_after)
+        cut_off(v, f, lot, t, row, rows, 0, H, splat(0.0, dh))

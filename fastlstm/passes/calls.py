@@ -242,10 +242,11 @@ def backward(
     reverse: list[bool],
     ragged: Ragged | None = None,
     masks: list[Masks] | None = None,
+    traced: bool = False,
 ) -> list[dict[str, np.ndarray]]:
     """Run one layer backward; shapes as in `forward`, but that x of a ragged call is packed; dxs: arrays alike
-    (T, B, I) or (N, I), one for each direction. The gates on the tape become dG. Returns the gradients of each
-    direction by name.
+    (T, B, I) or (N, I), one for each direction; `traced`: dG takes the place of the gates on the tape. Returns the
+    gradients of each direction by name.
     """
     (T, B), I, (D, _, P), H, dtype = _shape(x, ragged), x.shape[-1], h_0.shape, c_0.shape[2], x.dtype
     N = T * B if ragged is None else ragged.size
@@ -269,6 +270,8 @@ def backward(
         places += places_of(tape[d]) + places_of(packs[d]) + places_of(grad.arrays())
         words = meeting.words(d) | _ragged(ragged, d, state_h, state_c) | (_masks(masks[d], item) if masks else {})
         words.pop("h_reset", None)
+        if traced:
+            words["kept"] = address(tape[d].gates)
         _fill(frames, d, BACKWARD_ARRAYS, places, Backward, words)
     _run("backward", variant, plan, frames, Backward, meeting)
     pool.give(space)

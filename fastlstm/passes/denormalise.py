@@ -38,18 +38,17 @@ def denormalised(dz, gain, units, mean_d, mean_du, inverse):
 
 
 @kernel
-def denormalise(v, f, here, there, base, sum_d_ih, sum_du_ih, sum_d_hh, sum_du_hh, dg_after):
-    """One row from its sums: the gradient of W x to du, that of R h to dv and to where the next step takes it. What is
-    on the tape `there`, for the next step, is asked for meanwhile, since it comes from memory.
+def denormalise(v, f, here, there, base, sum_d_ih, sum_du_ih, sum_d_hh, sum_du_hh, dz, dg):
+    """One row of dz from its sums: the gradient of W x to du, that of R h to dg. What is on the tape `there`, for the
+    next step, is asked for meanwhile, since it comes from memory.
     """
-    count, columns = lanes(dg_after), 4 * f.H
+    count, columns = lanes(dz), 4 * f.H
     n = f.H * (3 if v.coupled else 4)
-    m_d_ih, m_du_ih = splat(total(sum_d_ih) / n, dg_after), splat(total(sum_du_ih) / n, dg_after)
-    m_d_hh, m_du_hh = splat(total(sum_d_hh) / n, dg_after), splat(total(sum_du_hh) / n, dg_after)
+    m_d_ih, m_du_ih = splat(total(sum_d_ih) / n, dz), splat(total(sum_du_ih) / n, dz)
+    m_d_hh, m_du_hh = splat(total(sum_d_hh) / n, dz), splat(total(sum_du_hh) / n, dz)
     moments = pointer(f.moments, v) + here * MOMENTS
-    inverse_ih, inverse_hh = splat(moments[0], dg_after), splat(moments[1], dg_after)
-    dz, chunk_row = pointer(f.gates, v) + here * columns, (here - base) * columns
-    du, dv = pointer(f.du, v) + chunk_row, pointer(f.dv, v) + chunk_row
+    inverse_ih, inverse_hh = splat(moments[0], dz), splat(moments[1], dz)
+    gates, du = pointer(f.gates, v) + here * columns, pointer(f.du, v) + (here - base) * f.dg_row
     units_ih, units_hh = pointer(f.units_ih, v) + here * columns, pointer(f.units_hh, v) + here * columns
     gain_ih, gain_hh = pointer(f.gain_ih, v), pointer(f.gain_hh, v)
     ahead = (there - here) * columns
@@ -57,29 +56,26 @@ def denormalise(v, f, here, there, base, sum_d_ih, sum_du_ih, sum_d_hh, sum_du_h
         k = columns - u
         d = load(dz + u, k)
         store(du + u, denormalised(d, load(gain_ih + u, k), load(units_ih + u, k), m_d_ih, m_du_ih, inverse_ih), k)
-        d_hh = denormalised(d, load(gain_hh + u, k), load(units_hh + u, k), m_d_hh, m_du_hh, inverse_hh)
-        store(dv + u, d_hh, k)
-        store(dg_after + u, d_hh, k)
-        for tape in (dz, units_ih, units_hh):
+        store(dg + u, denormalised(d, load(gain_hh + u, k), load(units_hh + u, k), m_d_hh, m_du_hh, inverse_hh), k)
+        for tape in (gates, units_ih, units_hh):
             prefetch(tape + (u + ahead))
 
 
 @kernel
-def gain_gradient(v, f, first, last, row, rows):
-    """db and the gradients of both gains, for the panels first .. last of the 4H columns, from so many rows of dG, from
-    `row` of the tape on.
+def gain_gradient(v, f, first, last, dz, row, rows):
+    """db and the gradients of both gains, for the panels first .. last of the 4H columns, from so many rows of dz, the
+    first of which is `row` of the tape.
     """
     count, columns = lanes(v), 4 * f.H
     db, dgain_ih, dgain_hh = pointer(f.db, v), pointer(f.dgain_ih, v), pointer(f.dgain_hh, v)
     begin, end = first * PANEL * count, min(last * PANEL * count, columns)
-    for block in range(row, row + rows, ROWS_AT_ONCE):
-        block_end = min(block + ROWS_AT_ONCE, row + rows)
+    for block in range(0, rows, ROWS_AT_ONCE):
+        block_end = min(block + ROWS_AT_ONCE, rows)
         for u in range(begin, end, count):
             n = columns - u
             total_b, total_ih, total_hh = load(db + u, n), load(dgain_ih + u, n), load(dgain_hh + u, n)
             for r in range(block, block_end):
-                at = r * columns + u
-                d = load(pointer(f.gates, v) + at, n)
+                at, d = (row + r) * columns + u, load(dz + (r * f.dg_row + u), n)
                 total_b = total_b + d
                 total_ih = fma(d, load(pointer(f.units_ih, v) + at, n), total_ih)
                 total_hh = fma(d, load(pointer(f.units_hh, v) + at, n), total_hh)

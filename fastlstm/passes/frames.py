@@ -133,7 +133,7 @@ class Backward(NamedTuple):
     dx: int  # (T, B, I), last axis contiguous
     dh_0: int  # (B, P)
     dc_0: int  # (B, H)
-    gates: int  # tape: (N, 4, H) of i, f, g, o; becomes dG
+    gates: int  # tape: (N, 4, H) of i, f, g, o
     cells: int  # tape: (N, H) of c
     inputs: int  # tape, ragged or special: (N, P), h of the step before as it went into the gates
     units_ih: int  # tape, normed: (N, 4, H), W x normalised
@@ -179,9 +179,10 @@ class Backward(NamedTuple):
     zone_h: int  # zoned_h: (T, B, P)
     zone_h_step: int
     zone_h_row: int
+    kept: int  # (N, 4, H), which takes dG, or 0
     # workspace
     dw: int  # (I + P, dw_row), the gradients of both matrices, transposed
-    dg: int  # two times (B, dg_row), dG of the step after and of this one
+    dg: int  # (chunk * B + B, dg_row): dG of a chunk as it goes to R h, and of the step that was taken before
     dc: int  # (B, c_row)
     h: int  # (chunk * B, h_row), h of each step, for the product with dG of the step after
     carry: int  # zoned_h: (B, h_row), what of dh goes to the step before directly
@@ -189,8 +190,8 @@ class Backward(NamedTuple):
     after: int  # peephole or normed: (chunk * B, H), c as it went into the output
     dh: int  # projected: (chunk * B, h_row), dh
     r: int  # projected: (chunk * B, H), h before projection
-    du: int  # normed: (chunk * B, 4, H), dG as it goes to W x
-    dv: int  # and to R h
+    dz: int  # normed: (chunk * B, dg_row), dG itself
+    du: int  # and as it goes to W x
     dn: int  # normed: (chunk * B, H), gradient of the normalised c
     units_c: int  # normed: (chunk * B, H), c normalised
     scratch: int  # workspace of each part: zeros, then a block of rows, or `passes.products.Room`, a panel and strips
@@ -291,7 +292,7 @@ class StepBackward(NamedTuple):
     dy_row: int
     space: int  # `backward_workspace` elements
     x: int  # (T * B, I)
-    gates: int  # tape: (T, B, 4, H) of i, f, g, o; becomes dG
+    gates: int  # tape: (T, B, 4, H) of i, f, g, o
     cells: int  # tape: (T, B, H) of c
     h_0: int  # (B, H)
     c_0: int  # (B, H)
@@ -373,4 +374,4 @@ def forward_workspace(B: int, I: int, H: int, lanes: int, digits: bool) -> int:
 
 def backward_workspace(T: int, B: int, H: int, row: int, lanes: int) -> int:
     """Elements of workspace; `row` is H in whole vectors, and `lanes` are the elements of one."""
-    return (WIDE + target().tile_rows + max(4 * H, T * B)) * lanes + (T + 3) * B * row
+    return (WIDE + target().tile_rows + max(4 * H, T * B)) * lanes + (T + 3) * B * row + T * B * 4 * H

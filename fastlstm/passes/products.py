@@ -151,9 +151,9 @@ def product(v, f, first, last, dg, row, depth, h, h_row, begin, end, scratch):
         column = panel * PANEL * count
         vectors = vectors_of(columns, column, count, 1)
         if sums_here(v, begin):
-            pack_panel_and_sum(dg, columns, depth, columns, column, packed, pointer(f.db, v))
+            pack_panel_and_sum(dg, f.dg_row, depth, columns, column, packed, pointer(f.db, v))
         else:
-            pack_panel(dg, columns, depth, columns, column, packed)
+            pack_panel(dg, f.dg_row, depth, columns, column, packed)
         dw = pointer(f.dw, v) + (begin * f.dw_row + column)
         accumulate(x_columns, vectors, depth, x, x_row, packed, dw, f.dw_row)
         accumulate(h_columns, vectors, depth, h, h_row, packed, dw + x_columns * f.dw_row, f.dw_row)
@@ -176,11 +176,11 @@ def product_in_pieces(v, f, first, last, dg, row, depth, h, h_row, begin, end, s
     for panel in range(first, last):
         column = panel * PANEL * count
         vectors = vectors_of(columns, column, count, 1)
-        if not split_columns(depth, vectors, columns - column, dg + column, columns, pieces):
+        if not split_columns(depth, vectors, columns - column, dg + column, f.dg_row, pieces):
             product(v, f, panel, panel + 1, dg, row, depth, h, h_row, begin, end, scratch)
             continue
         if sums_here(v, begin):
-            add_rows(dg + column, columns, depth, min(columns - column, vectors * count), pointer(f.db, v) + column)
+            add_rows(dg + column, f.dg_row, depth, min(columns - column, vectors * count), pointer(f.db, v) + column)
         dw = pointer(f.dw, v) + (begin * f.dw_row + column)
         matrix_gemm(x_columns, vectors, depth, x_strips, pieces, dw, f.dw_row, dw, f.dw_row)
         dw = dw + x_columns * f.dw_row
@@ -191,7 +191,7 @@ def product_in_pieces(v, f, first, last, dg, row, depth, h, h_row, begin, end, s
 def products_in_pieces(v, f, first, last, dg, row, depth, h, h_row, begin, end, scratch):
     """`product_in_pieces` by so many rows as it has room for."""
     for k in range(0, depth, PRODUCT_ROWS):
-        from_, here = dg + k * 4 * f.H, h + k * h_row
+        from_, here = dg + k * f.dg_row, h + k * h_row
         rows = min(PRODUCT_ROWS, depth - k)
         product_in_pieces(v, f, first, last, from_, row + k, rows, here, h_row, begin, end, scratch)
 
@@ -260,13 +260,13 @@ def product_in_digits(v, f, first, last, dg, dg_sizes, row, depth, h, h_row, beg
         column = panel * width
         here, sizes, n = dg + column, m.sizes + column, min(width, columns - column)
         vectors = vectors_of(columns, column, SIDE, 1)
-        fits = even(depth, n, here, columns, sizes, m.x_rows, x_sizes)
-        fits = fits and even(depth, n, here, columns, sizes, m.h_rows, h_sizes)
+        fits = even(depth, n, here, f.dg_row, sizes, m.x_rows, x_sizes)
+        fits = fits and even(depth, n, here, f.dg_row, sizes, m.h_rows, h_sizes)
         m.fits[panel] = 1.0 if fits else 0.0
         if fits:
-            cut_columns(depth, vectors, n, here, columns, sizes, m.factors, panel_digits)
+            cut_columns(depth, vectors, n, here, f.dg_row, sizes, m.factors, panel_digits)
             if sums_here(v, begin):
-                add_rows(here, columns, depth, n, pointer(f.db, v) + column)
+                add_rows(here, f.dg_row, depth, n, pointer(f.db, v) + column)
             dw = pointer(f.dw, v) + (begin * f.dw_row + column)
             add_products(x_columns, vectors, depth, x_digits, m.x_factors, panel_digits, m.factors, dw, f.dw_row, sums)
             dw = dw + x_columns * f.dw_row
@@ -291,7 +291,7 @@ def products(v, f, first, last, dg, row, depth, h, h_row, begin, end, digits, sc
     if v.amx and f.in_unit != 0:
         m = room_of(f, scratch)
         if digits:
-            dg_sizes = measure(depth, columns, dg, columns, m.sizes, m.dg_rows, m.sums)
+            dg_sizes = measure(depth, columns, dg, f.dg_row, m.sizes, m.dg_rows, m.sums)
         digits = dg_sizes != TOO_LARGE
     for group in range(groups):
         from_, to = begin + cut(end - begin, groups, group), begin + cut(end - begin, groups, group + 1)

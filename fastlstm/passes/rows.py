@@ -58,6 +58,12 @@ def rank(v, lot, row):
 
 
 @inline
+def apart(v, lot):
+    """How many ranks a row is from the next one of its part."""
+    return lot.stride if v.ragged else 1
+
+
+@inline
 def place(v, f, lot, row):
     """Where a row of the workspace stands in arrays (B, n) of the caller."""
     return word(f.order, rank(v, lot, row)) if v.ragged else row

@@ -77,7 +77,7 @@ class LayersBackward:
         self, recorded: Recorded, dy: np.ndarray, dstate: State | None, epoch: object
     ) -> tuple[np.ndarray, State, list[np.ndarray]]:
         """dx, (dh_0, dc_0) and the gradients of the parameters in their order, for what it `takes` in an epoch of the
-        parameters; the gates on the tape become dG.
+        parameters.
         """
         s, dtype, D, source = self._shape, self._dtype, self._shape.directions, self._source
         assert source is not None

@@ -90,9 +90,7 @@ class ShortBackward(_Prepared):
     def __call__(
         self, recorded: Recorded, dy: np.ndarray, dstate: State | None, epoch: object
     ) -> tuple[np.ndarray, State, list[np.ndarray]]:
-        """dx, (dh_0, dc_0) and the gradients of the parameters in their order, for what it `takes`; the gates on the
-        tape become dG.
-        """
+        """dx, (dh_0, dc_0) and the gradients of the parameters in their order, for what it `takes`."""
         source, dtype = self._source, self._dtype
         assert source is not None
         found = [make(shape, dtype) for make, shape in self._outputs]

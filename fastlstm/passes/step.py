@@ -138,10 +138,8 @@ def copy(rows, columns, a, a_row, b, b_row):
 
 
 @kernel
-def cells(v, f, t, z, dc, h_after, row):
-    """The cell backward for all rows of a step: dG over the gates, the new dc, and h_t; z holds what dh has from the
-    step after.
-    """
+def cells(v, f, t, z, dc, dg, h_after, row):
+    """The cell backward for all rows of a step: dG, the new dc, and h_t; z holds what dh has from the step after."""
     before = pointer(f.c_0, v) if t == 0 else pointer(f.cells, v) + (t - 1) * f.B * f.H
     here = pointer(f.cells, v) + t * f.B * f.H
     for r in range(f.B):
@@ -155,7 +153,7 @@ def cells(v, f, t, z, dc, h_after, row):
             dz_i, dz_f, dz_g, dc_before = memory_bwd(v, i, g_f, g, dz_o, c_before, dc_here, z)
             store(dc + to, dc_before)
             store(h_after + to, h)
-            store_gates(gates, f.H, n, dz_i, dz_f, dz_g, dz_o)
+            store_gates(dg + (r * 4 * f.H + unit), f.H, n, dz_i, dz_f, dz_g, dz_o)
 
 
 @kernel
@@ -171,7 +169,7 @@ def step_backward(v, frame):
     z = zeros + (WIDE + TILE_ROWS + max(4 * f.H, f.T * f.B)) * count
     dc = z + f.B * row
     h = dc + f.B * row  # h_0, then h of each step
-    dg, w_hh = pointer(f.gates, v), pointer(f.w_hh, v)
+    dg, w_hh = h + (f.T + 1) * f.B * row, pointer(f.w_hh, v)
     copy(f.B, f.H, pointer(f.dh_n, v), f.H, z, row)
     copy(f.B, f.H, pointer(f.dc_n, v), f.H, dc, row)
     copy(f.B, f.H, pointer(f.h_0, v), f.H, h, row)
@@ -179,7 +177,7 @@ def step_backward(v, frame):
         t = f.T - 1 - s
         if s > 0:
             times(f.B, f.H, 4 * f.H, dg + (t + 1) * f.B * 4 * f.H, 4 * f.H, w_hh, f.H, z, row, zeros)
-        cells(v, f, t, z, dc, h + (t + 1) * f.B * row, row)
+        cells(v, f, t, z, dc, dg + t * f.B * 4 * f.H, h + (t + 1) * f.B * row, row)
     times(f.B, f.H, 4 * f.H, dg, 4 * f.H, w_hh, f.H, pointer(f.dh_0, v), f.H, zeros)
     for r in range(f.B):
         for unit in range(0, f.H, count):

@@ -160,7 +160,7 @@ def backward_template(
     }  # fmt: skip
     rooms = {
         "dw": (I + P) * dw_row,
-        "dg": 2 * B * dg_row,
+        "dg": (rows + B) * dg_row,
         "dc": B * c_row,
         "h": rows * h_row if not variant.keeps else 0,
         "carry": B * h_row if variant.zoned_h else 0,
@@ -168,7 +168,7 @@ def backward_template(
         "after": rows * H if peephole else 0,
         "dh": rows * h_row if variant.projected else 0,
         "r": rows * H if variant.projected else 0,
-        **{name: rows * 4 * H if variant.normed else 0 for name in ("du", "dv")},
+        **{name: rows * dg_row if variant.normed else 0 for name in ("dz", "du")},
         **{name: rows * H if variant.normed else 0 for name in ("dn", "units_c")},
         "scratch": plan.parts * scratch,
     }

@@ -29,33 +29,29 @@ def sum_products(a, a_row, b, b_row, depth, columns, sums):
 
 
 @kernel
-def weight_gradient(v, f, first, last, row, rows, h, h_row, digits, scratch):
-    """dW += [x, h]^T dG and db += sum of dG over so many rows of the tape from `row` on, for the panels first .. last
-    of the 4H columns; h holds h of the step before each. Normalised, the rows are a chunk's, and dG is another for x
-    than for h. Whether digits, where they were tried, do for the next rows too.
+def weight_gradient(v, f, first, last, dg, row, rows, h, h_row, digits, scratch):
+    """dW += [x, h]^T dG and db += sum of dG over so many rows, of which the first is `row` of the tape, for the panels
+    first .. last of the 4H columns; h holds h of the step before each. Normalised, the rows are a chunk's, and dG is
+    another for x than for h. Whether digits, where they were tried, do for the next rows too.
     """
     for k in range(0, rows, f.product_rows):
-        depth, here, at = min(f.product_rows, rows - k), h + k * h_row, k * 4 * f.H
+        depth, here, at = min(f.product_rows, rows - k), h + k * h_row, k * f.dg_row
         if v.normed:
-            gain_gradient(v, f, first, last, row + k, depth)
-            du, dv = pointer(f.du, v) + at, pointer(f.dv, v) + at
+            gain_gradient(v, f, first, last, pointer(f.dz, v) + at, row + k, depth)
+            du = pointer(f.du, v) + at
             digits = products(v, f, first, last, du, row + k, depth, here, h_row, 0, f.I, digits, scratch)
-            digits = products(v, f, first, last, dv, row + k, depth, here, h_row, f.I, f.I + f.P, digits, scratch)
+            digits = products(v, f, first, last, dg + at, row + k, depth, here, h_row, f.I, f.I + f.P, digits, scratch)
         else:
-            dg = pointer(f.gates, v) + (row * 4 * f.H + at)
-            digits = products(v, f, first, last, dg, row + k, depth, here, h_row, 0, f.I + f.P, digits, scratch)
+            digits = products(v, f, first, last, dg + at, row + k, depth, here, h_row, 0, f.I + f.P, digits, scratch)
     return digits
 
 
 @kernel
-def special_gradient(v, f, first, last, row, rows, scratch):
-    """The same for the parameters that the plain cell does not have; rows of the workspace of chunks begin with
-    `row` of the tape.
-    """
+def special_gradient(v, f, first, last, dz, rows, scratch):
+    """The same for the parameters that the plain cell does not have, of a chunk's rows."""
     count = lanes(scratch)
     packed = scratch + ZEROS * count
-    H = f.H
-    gates, columns = pointer(f.gates, v) + row * 4 * H, 4 * H
+    H, columns = f.H, 4 * f.H
     before, after = pointer(f.before, v), pointer(f.after, v)
     start, end = first * PANEL * count, min(last * PANEL * count, columns)
     if v.diagonal:
@@ -64,14 +60,14 @@ def special_gradient(v, f, first, last, row, rows, scratch):
             if unit < unit_end:
                 c = after if gate == 3 and v.output_new else before
                 to = pointer(f.dw_ch, v) + (gate * H + unit)
-                sum_products(gates + (gate * H + unit), columns, c + unit, H, rows, unit_end - unit, to)
+                sum_products(dz + (gate * H + unit), f.dg_row, c + unit, H, rows, unit_end - unit, to)
     if v.full:
         for k in range(0, rows, PRODUCT_ROWS):
             depth = min(PRODUCT_ROWS, rows - k)
             for panel in range(first, last):
                 column = panel * PANEL * count
                 vectors = vectors_of(columns, column, count, 1)
-                pack_panel(gates + k * columns, columns, depth, columns, column, packed)
+                pack_panel(dz + k * f.dg_row, f.dg_row, depth, columns, column, packed)
                 accumulate(H, vectors, depth, before + k * H, H, packed, pointer(f.dw_ch, v) + column, f.dw_row)
                 if v.output_new:
                     accumulate(H, vectors, depth, after + k * H, H, packed, pointer(f.dw_ch_new, v) + column, f.dw_row)

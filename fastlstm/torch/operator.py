@@ -1,4 +1,4 @@
-"""One LSTM layer as a PyTorch operator, `fastlstm::layer`, whose gradient is `fastlstm::layer_backward`.
+"""One LSTM layer as a PyTorch operator, `fastlstm::lstm`, whose gradient is `fastlstm::lstm_backward`.
 
 Both are custom operators of PyTorch's, so that `torch.compile`, `torch.export` and autograd see ordinary operators.
 """
@@ -26,42 +26,40 @@ _INPUTS = (
     "Tensor[] weights"
 )
 _layer = library.custom_op(
-    "fastlstm::layer",
+    "fastlstm::lstm",
     passes.forward,
     mutates_args=(),
     device_types="cpu",
-    schema=f"({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema=f"({_INPUTS}) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 # Graphs that torch keeps on disk hold calls of both operators: a change of either's arguments must change its name.
-# The second overwrites the tape, which nobody else sees: declared as a mutation, torch.compile would copy it first.
 _layer_backward = library.custom_op(
-    "fastlstm::layer_backward",
+    "fastlstm::lstm_backward",
     passes.backward,
     mutates_args=(),
     device_types="cpu",
-    schema=f"(Tensor dy, Tensor dh_n, Tensor dc_n, Tensor tape, Tensor spent, {_INPUTS}) -> Tensor[]",
+    schema=f"(Tensor dy, Tensor dh_n, Tensor dc_n, Tensor tape, {_INPUTS}) -> Tensor[]",
 )
 _layer.register_fake(passes.outputs)
 _layer_backward.register_fake(passes.gradients)
 
 
 def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-    _, _, _, *tape = output
-    call = Inputs(*inputs)
-    ctx.save_for_backward(*tape, *call[:9], *call.weights)
+    tape, call = output[3], Inputs(*inputs)
+    ctx.save_for_backward(tape, *call[:9], *call.weights)
     ctx.options = call[9:_OPTIONS]
-    ctx.mark_non_differentiable(*tape)
+    ctx.mark_non_differentiable(tape)
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx: Any, *douts: Tensor | None) -> tuple[Any, ...]:
     (dy, dh_n, dc_n), saved = douts[:3], ctx.saved_tensors
-    call = Inputs._make([*saved[2:11], *ctx.options, saved[11:]])
+    call = Inputs._make([*saved[1:10], *ctx.options, saved[10:]])
     dy = call.x.new_zeros(call.y_shape) if dy is None else dy
     dh_n = torch.zeros_like(call.h_0) if dh_n is None else dh_n
     dc_n = torch.zeros_like(call.c_0) if dc_n is None else dc_n
-    inputs = (dy, dh_n, dc_n, *saved[:2], *call)
-    dx, dh_0, dc_0, *grads = _apply(torch.ops.fastlstm.layer_backward, _LayerBackward, passes.backward, inputs)
+    inputs = (dy, dh_n, dc_n, saved[0], *call)
+    dx, dh_0, dc_0, *grads = _apply(torch.ops.fastlstm.lstm_backward, _LayerBackward, passes.backward, inputs)
     return dx, dh_0, dc_0, *[None] * (_OPTIONS - 3), grads
 
 
@@ -115,7 +113,7 @@ class _LayerBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return tuple(passes.backward(*inputs[: 5 + _OPTIONS], inputs[5 + _OPTIONS :]))
+        return tuple(passes.backward(*inputs[: 4 + _OPTIONS], inputs[4 + _OPTIONS :]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -136,7 +134,7 @@ class _Known(torch.autograd.Function):
         tape = known.tape(h_0)
         made = steps.run(way, x, h_0, c_0, y_shape, tape)
         ctx.save_for_backward(tape, x, h_0, c_0, *weights)
-        ctx.known, ctx.spent = known, False
+        ctx.known = known
         ctx.set_materialize_grads(False)
         return made
 
@@ -146,9 +144,8 @@ class _Known(torch.autograd.Function):
         tape, x, h_0, c_0, *weights = ctx.saved_tensors
         found = None
         traced = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
-        if not (ctx.spent or traced or torch.is_grad_enabled()):  # the first time, and not to be differentiated again
+        if not (traced or torch.is_grad_enabled()):  # not to be differentiated again
             found = ctx.known.differentiate(tape, x, h_0, c_0, weights, douts)
-            ctx.spent = found is not None
         if found is None:
             found = _as_a_layer(ctx.known.call(x, h_0, c_0, weights), x, h_0, c_0, douts)
         return None, None, None, *found
@@ -163,8 +160,8 @@ def _as_a_layer(call: Inputs, x: Tensor, h_0: Tensor, c_0: Tensor, douts: tuple[
         h_0.new_zeros(shape) if d is None else d.reshape(shape)
         for d, shape in zip([None] * (3 - len(douts)) + list(douts), shapes, strict=True)
     ]
-    inputs = (*given, x.new_empty((1, 0)), torch.ones(1, dtype=torch.int64), *call)
-    dx, dh_0, dc_0, *grads = _apply(torch.ops.fastlstm.layer_backward, _LayerBackward, passes.backward, inputs)
+    inputs = (*given, x.new_empty((1, 0)), *call)
+    dx, dh_0, dc_0, *grads = _apply(torch.ops.fastlstm.lstm_backward, _LayerBackward, passes.backward, inputs)
     return [dx.reshape(x.shape), dh_0.reshape(h_0.shape), dc_0.reshape(c_0.shape), *grads]
 
 
@@ -219,7 +216,7 @@ def layer(
             return steps.run(way, x, h_0, c_0, how.shape.y)
         if how.goes_back:
             return _Known.apply(how, way, how.shape.y, x, h_0, c_0, *weights)
-    y, h_n, c_n, *_ = _apply(torch.ops.fastlstm.layer, _Layer, passes.forward, inputs)
+    y, h_n, c_n, _ = _apply(torch.ops.fastlstm.lstm, _Layer, passes.forward, inputs)
     if known is not None:
         sequences.remember(*known)
     return y, h_n, c_n

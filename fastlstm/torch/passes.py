@@ -102,9 +102,9 @@ def _outputs(call: Inputs, empty: Callable[[Tensor, tuple[int, ...]], Tensor]) -
     new, D = call.x.new_empty, call.h_0.shape[0]
     y, h_n, c_n = new(call.y_shape), new(tuple(call.h_0.shape)), new(tuple(call.c_0.shape))
     if not call.keep:
-        return y, h_n, c_n, new((D, 0)), new((1,), dtype=torch.int64)
+        return y, h_n, c_n, new((D, 0))
     N = call.x.shape[0] * (call.x.shape[1] if call.sizes is None else 1)
-    return y, h_n, c_n, empty(call.x, (D, N * sum(_widths(call)))), new((1,), dtype=torch.int64)
+    return y, h_n, c_n, empty(call.x, (D, N * sum(_widths(call))))
 
 
 def outputs(*inputs: Any) -> tuple[Tensor, ...]:
@@ -130,11 +130,10 @@ def _taped(call: Inputs, tape: Tensor, rows: int, variant: Variant) -> list[call
 
 
 def forward(*inputs: Any) -> tuple[Tensor, ...]:
-    """y, h_n, c_n, the tape (D, n), and whether it is spent."""
+    """y, h_n, c_n and the tape (D, n)."""
     call = Inputs(*inputs)
     # Users may resize what they see, which memory of ours cannot: of the outputs the tape alone has it.
-    y, h_n, c_n, tape, spent = made = _outputs(call, empty)
-    spent.numpy()[0] = 0
+    y, h_n, c_n, tape = made = _outputs(call, empty)
     if c_n.numel() == 0 or one_step(call, y, h_n, c_n, tape):
         return made
     if sequences.forward(call, y, h_n, c_n, tape, threads()):
@@ -166,19 +165,17 @@ def forward(*inputs: Any) -> tuple[Tensor, ...]:
 
 def gradients(*inputs: Any) -> list[Tensor]:
     """Uninitialised outputs of `backward`."""
-    call = Inputs(*inputs[5:])
+    call = Inputs(*inputs[4:])
     return [t.new_empty(t.shape) for t in (call.x, call.h_0, call.c_0, *call.weights)]
 
 
-def backward(dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, spent: Tensor, *inputs: Any) -> list[Tensor]:
+def backward(dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, *inputs: Any) -> list[Tensor]:
     """dx, dh_0, dc_0, then the gradient of each of the weights."""
     call = Inputs(*inputs)
     if call.c_0.numel() == 0:
-        return [out.zero_() for out in gradients(dy, dh_n, dc_n, tape, spent, *inputs)]
-    if spent.numpy()[0] or tape.numel() == 0:
-        # The pass overwrites the gates, so a second one over the same graph computes them again.
-        *_, tape, spent = forward(*call._replace(keep=True))
-    spent.numpy()[0] = 1  # not by torch, to which this were a change of what autograd has saved
+        return [out.zero_() for out in gradients(dy, dh_n, dc_n, tape, *inputs)]
+    if tape.numel() == 0:  # where none was kept
+        *_, tape = forward(*call._replace(keep=True))
     if (prepared := sequences.backward(call, dy, dh_n, dc_n, tape, threads())) is not None:
         return prepared
     spec, variant = cell_of(call)

@@ -65,10 +65,8 @@ def forward(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor, thr
     return True
 
 
-def backward(
-    call: Inputs, dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, threads: int
-) -> list[Tensor] | None:
-    """The gradients of a call, whose tape is spent; None if it is another one than they mostly are."""
+def backward(call: Inputs, dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor, threads: int) -> list[Tensor] | None:
+    """The gradients of a call; None if it is another one than they mostly are."""
     if (shape := _shape(call)) is None:
         return None
     x, h_0, c_0, weights = call.x, call.h_0, call.c_0, call.weights
@@ -121,7 +119,7 @@ class Known(NamedTuple):
         self, tape: Tensor, x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor],
         douts: Sequence[Tensor | None],
     ) -> list[Tensor] | None:  # fmt: skip
-        """The gradients, from those of y, h_n and c_n; the tape is spent. None where the tensors lie otherwise now."""
+        """The gradients, from those of y, h_n and c_n. None where the tensors lie otherwise now."""
         shapes = self.shape.y, h_0.shape, c_0.shape
         dy, dh_n, dc_n = (x.new_zeros(to) if d is None else d for d, to in zip(douts, shapes, strict=True))
         return backward(self.call(x, h_0, c_0, weights), dy, dh_n, dc_n, tape, self.threads)

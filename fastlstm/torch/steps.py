@@ -128,7 +128,7 @@ class Known(NamedTuple):
         self, tape: Tensor, x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor],
         douts: Sequence[Tensor | None],
     ) -> list[Tensor] | None:  # fmt: skip
-        """The gradients, from those of y, which may be left out, h_n and c_n; the tape is spent."""
+        """The gradients, from those of y, which may be left out, h_n and c_n."""
         return None if self.backward is None else differentiate(self.backward, tape, x, h_0, c_0, weights, douts)
 
 
@@ -215,7 +215,7 @@ def differentiate(
     backward: ShortBackward, tape: Tensor, x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor],
     douts: Sequence[Tensor | None],
 ) -> list[Tensor]:  # fmt: skip
-    """The gradients of few rows, from those of y, which may be left out, h_n and c_n; the tape is spent."""
+    """The gradients of few rows, from those of y, which may be left out, h_n and c_n."""
     w_ih, w_hh = weights[:2]
     dense = [None if d is None else d.contiguous() for d in douts]
     zeros = address(backward.nothing)
