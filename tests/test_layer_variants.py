@@ -11,6 +11,7 @@ from tolerances import of_case
 from variant_case import check, layer_of, options_of
 
 import fastlstm
+from fastlstm import layer_call
 from fastlstm.cell import CellSpec
 
 BOTH = {"sizes": (5, 4, 3, 7), "bidirectional": True}
@@ -77,6 +78,29 @@ def test_options_at_random(seed: int) -> None:
 def test_dense_and_in_single_precision(name: str) -> None:
     case = case_of(name, **BOTH, dtype=np.float32)
     check(case, of_case(case))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+@pytest.mark.parametrize("name", ["plain", "full peephole", "layer norm", "zoneout"])
+def test_any_chunk_backward(name: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In rows that end and begin anew, in both directions, dG is handed on from chunk to chunk, on threads that each
+    have rows of their own, or units where a cell allows that.
+    """
+    plan, spec = layer_call.plan_backward, ALONE[name]
+    cases = [case_of(name, sizes=(11, 7, 3, 70), lengths=True, reset="values", bidirectional=True, scale=0.1)]
+    cases += [case_of(name, sizes=(11, 7, 3, 70), bidirectional=True, scale=0.1)]
+    for case in cases:
+        expected = None
+        for parts, by_units in ((1, False), (2, False), (3, False), (2, True)):
+            if by_units and (spec.layer_norm or spec.peephole == "full"):
+                continue
+            cut = {"parts": parts, "by_units": by_units, "chunk": chunk}
+            monkeypatch.setattr(layer_call, "plan_backward", lambda *args, _cut=cut: plan(*args)._replace(**_cut))
+            fastlstm.set_num_threads(6)
+            found = check(case, of_case(case))
+            expected = expected or found
+            for one, other in zip(found.values(), expected.values(), strict=True):
+                np.testing.assert_array_equal(one, other)
 
 
 SHAPES = st.tuples(*(st.integers(1, n) for n in (9, 20, 40, 40)))

@@ -72,11 +72,12 @@ def by_reference(case: Case, drawn: Arrays) -> tuple[Arrays, Arrays]:
     return inferred, {"y": y, "h_n": h_n, "c_n": c_n, "dx": dx, "dh_0": dh_0, "dc_0": dc_0} | grads
 
 
-def check(case: Case, tolerance: float) -> None:
-    """Compare, to a tolerance relative to each array's largest value."""
+def check(case: Case, tolerance: float) -> Arrays:
+    """Compare, to a tolerance relative to each array's largest value; what forward and backward returned."""
     inferred, found, drawn = by_layer(case)
     for ours, theirs in zip((inferred, found), by_reference(case, drawn), strict=True):
         assert list(ours) == list(theirs)
         for name, array in theirs.items():
             scale = max(1.0, float(abs(array).max())) if array.size else 1.0
             np.testing.assert_allclose(ours[name], array, rtol=0, atol=tolerance * scale, err_msg=name)
+    return found
