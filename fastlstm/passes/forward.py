@@ -21,7 +21,7 @@ from fastlstm.passes.narrow import depth_of, first_of_sums, product, scale_x
 from fastlstm.passes.rows import at, copy, first, lot_of, place, reset_at, rows_at, step_of, taped
 from fastlstm.runtime.jit import choose, inline, kernel, read
 from fastlstm.simd.amx import release
-from fastlstm.simd.atomic import called_off, flush_denormals, restore_mode
+from fastlstm.simd.atomic import called_off, fence, flush_denormals, restore_mode
 from fastlstm.simd.stored import weights_pointer
 from fastlstm.simd.tile import PANEL
 from fastlstm.simd.vector import lanes, load, pointer, store
@@ -199,6 +199,8 @@ def forward(v, part, frame):
                 stage_mine(v, f, lot, part, following, h_after)
         if f.by_units:
             arrivals = meet(f, arrivals)
+    if f.past != 0:
+        fence()
     go(f.meeting, f.parties, seat)
     if v.amx and f.digits_hh != 0:
         release()

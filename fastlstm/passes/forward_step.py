@@ -10,9 +10,12 @@ from fastlstm.passes.digits import add_both, prepare
 from fastlstm.passes.narrow import depth_of, first_of_sums, prepare_h, product, scaled_product
 from fastlstm.passes.rows import at, place, store_gates, taped
 from fastlstm.runtime.jit import inline, kernel
+from fastlstm.simd.isa import target
 from fastlstm.simd.stored import weights_pointer
 from fastlstm.simd.tile import PANEL
-from fastlstm.simd.vector import lanes, load, pointer, store
+from fastlstm.simd.vector import address, lanes, load, pointer, store, stream
+
+VECTOR = target().bits // 8  # bytes
 
 
 @inline
@@ -47,13 +50,26 @@ def emit(v, f, lot, t, following, row, unit, h_new, h_after):
 
 
 @inline
+def goes_past(f, one, other):
+    """Whether vectors of the tape are written past the caches: `one`, `other` and all those that follow these."""
+    return f.past != 0 and (address(one) | address(other)) % VECTOR == 0
+
+
+@inline
 def tape_cell(v, f, lot, t, row, unit, i, g_f, g, o, c):
     """Keep the gates and c of one vector of units of one row."""
     if f.gates != 0:
-        n, here = f.H - unit, taped(v, f, lot, t, row)
-        gates = pointer(f.gates, v) + (here * 4 * f.H + unit)
-        store_gates(gates, f.H, n, i, g_f, g, o)
-        store(pointer(f.cells, v) + (here * f.H + unit), c, n)
+        n, H, here = f.H - unit, f.H, taped(v, f, lot, t, row)
+        gates, cells = pointer(f.gates, v) + (here * 4 * H + unit), pointer(f.cells, v) + (here * H + unit)
+        if goes_past(f, gates, cells):
+            stream(gates, i)
+            stream(gates + H, g_f)
+            stream(gates + 2 * H, g)
+            stream(gates + 3 * H, o)
+            stream(cells, c)
+        else:
+            store_gates(gates, H, n, i, g_f, g, o)
+            store(cells, c, n)
 
 
 @inline

@@ -9,12 +9,12 @@ from fastlstm.kernels.gates import memory_fwd, output_fwd
 from fastlstm.kernels.gemm import NEXT, SAME, gemm, panels_gemm
 from fastlstm.passes.blocks import WHOLE_ROWS
 from fastlstm.passes.digits import add_both, add_h, add_x, prepare
-from fastlstm.passes.forward_step import carried, emit, tape_cell
+from fastlstm.passes.forward_step import carried, emit, goes_past, tape_cell
 from fastlstm.passes.frames import MOMENTS
 from fastlstm.passes.rows import taped
 from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.tile import PANEL
-from fastlstm.simd.vector import fma, lanes, leading, load, pointer, root, splat, store, total
+from fastlstm.simd.vector import fma, lanes, leading, load, pointer, root, splat, store, stream, total
 
 
 @inline
@@ -86,8 +86,13 @@ def normalised(v, f, lot, t, row, u, z):
             unit_u, unit_z = (load(u + at) - mean_u) * inverse_u, (load(z + at) - mean_z) * inverse_z
             if f.moments != 0:
                 to = (here * PANEL + gate) * f.H + k
-                store(pointer(f.units_ih, v) + to, unit_u, f.H - k)
-                store(pointer(f.units_hh, v) + to, unit_z, f.H - k)
+                units_ih, units_hh = pointer(f.units_ih, v) + to, pointer(f.units_hh, v) + to
+                if goes_past(f, units_ih, units_hh):
+                    stream(units_ih, unit_u)
+                    stream(units_hh, unit_z)
+                else:
+                    store(units_ih, unit_u, f.H - k)
+                    store(units_hh, unit_z, f.H - k)
             start = fma(unit_u, load(pointer(f.gain_ih, v) + at), load(pointer(f.bias, v) + at))
             store(z + at, fma(unit_z, load(pointer(f.gain_hh, v) + at), start))
 

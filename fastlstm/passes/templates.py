@@ -25,7 +25,18 @@ from fastlstm.passes.frames import (
 from fastlstm.passes.packing import PAD, gradient_row, padded
 from fastlstm.plan import Plan, product_rows
 from fastlstm.runtime.variant import Variant
-from fastlstm.simd.isa import DIGITS, DIGITS_IN_L2, PANEL, PRODUCT_COLUMNS, PRODUCT_ROWS, SIDE, TILE, TILE_ROW, target
+from fastlstm.simd.isa import (
+    DIGITS,
+    DIGITS_IN_L2,
+    PANEL,
+    PAST_CACHES,
+    PRODUCT_COLUMNS,
+    PRODUCT_ROWS,
+    SIDE,
+    TILE,
+    TILE_ROW,
+    target,
+)
 
 # Where a frame has the addresses of a call's arrays.
 FORWARD_ARRAYS, BACKWARD_ARRAYS = Forward._fields.index("x"), Backward._fields.index("x")
@@ -82,6 +93,11 @@ def _template(frame: Any, values: dict[str, int], reverse: tuple[bool, ...], roo
     return Template(np.array(frames, np.int64), frame._fields.index(next(iter(rooms))), elements)
 
 
+def _taped(variant: Variant) -> int:
+    """Elements of the tape to each unit of a row that has them."""
+    return 13 if variant.normed else 5
+
+
 @lru_cache(maxsize=256)
 def forward_template(
     variant: Variant, plan: Plan, sizes: Sizes, dtype: np.dtype, x: Rows, y: Rows, reverse: tuple[bool, ...]
@@ -100,6 +116,7 @@ def forward_template(
         "parties": D * plan.parts, "x_step": x.step, "x_row": x.row, "x_packed": x.packed,
         "y_step": y.step, "y_row": y.row, "y_packed": y.packed, "h_row": h_row, "c_row": c_row,
         "scratch_part": scratch, "projected": projected, "split": split,
+        "past": H % lanes == 0 and _taped(variant) * T * B * H * np.dtype(dtype).itemsize >= PAST_CACHES,
     }  # fmt: skip
     rooms = {"h": 2 * B * h_row, "c": B * c_row, "held": B * h_row * variant.holds, "scratch": plan.parts * scratch}
     made = _template(Forward, values, reverse, rooms, dtype)

@@ -54,6 +54,17 @@ def compare_exchange(typingctx, address, expected, new):
 
 
 @intrinsic
+def fence(typingctx):
+    """Let all that was written be seen before anything that follows."""
+
+    def codegen(context, builder, sig, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.none(), codegen
+
+
+@intrinsic
 def pause(typingctx):
     """Tell the core that this is a spin loop."""
 

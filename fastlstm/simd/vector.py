@@ -198,6 +198,20 @@ def store(typingctx, p, v, n=None):
 
 
 @intrinsic
+def stream(typingctx, p, v):
+    """Write v at p, which is aligned as a whole vector, past the caches; `atomic.fence` lets others see it."""
+
+    def codegen(context, builder, sig, args):
+        ty = vector(p.dtype)
+        stored = builder.store(args[1], typed(builder, args[0], ty))
+        stored.align = ty.count * p.dtype.bitwidth // 8
+        stored.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
+        return context.get_dummy_value()
+
+    return types.none(p, v), codegen
+
+
+@intrinsic
 def prefetch(typingctx, p):
     """Ask for the line of a pointer, of a place that need not exist, in L2."""
 
