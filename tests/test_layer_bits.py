@@ -111,8 +111,8 @@ def test_any_thread_count(case: LayerCase, threads: int) -> None:
 
 
 @pytest.fixture
-def large_tapes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every tape counts as larger than the caches, whatever was worked out before."""
+def large_arrays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every tape and every y counts as larger than the caches, whatever was worked out before."""
     monkeypatch.setattr(templates, "PAST_CACHES", 0)
     templates.forward_template.cache_clear()
     yield
@@ -122,19 +122,21 @@ def large_tapes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True, "layers": 2}, {"dtype": "float64"}], ids=str)
 @pytest.mark.parametrize("H", [64, 70])  # whole vectors, and not
-def test_a_tape_past_the_caches(H: int, options: dict, threads: int, request: pytest.FixtureRequest) -> None:
+def test_past_the_caches(H: int, options: dict, threads: int, request: pytest.FixtureRequest) -> None:
     fastlstm.set_num_threads(threads)
     case = LayerCase(T=80, B=19, I=7, H=H, **options)
     expected = case.found()
-    request.getfixturevalue("large_tapes")
-    same(replace(case).found(), expected)
+    request.getfixturevalue("large_arrays")
+    other = replace(case)
+    same(other.found(), expected)
+    same(other.inferred(), {name: expected[name] for name in ("y", "h_n", "c_n")})
 
 
-def test_a_normalised_tape_past_the_caches(request: pytest.FixtureRequest) -> None:
+def test_normalised_past_the_caches(request: pytest.FixtureRequest) -> None:
     x, found = np.random.default_rng(0).standard_normal((60, 20, 7)), []
     for large in (False, True):
         if large:
-            request.getfixturevalue("large_tapes")
+            request.getfixturevalue("large_arrays")
         lstm = fastlstm.LSTM(7, 64, layer_norm=True, dtype=np.float64, seed=0)
         y, _, tape = lstm.forward(x)
         dx, dstate, grads = lstm.backward(tape, np.ones_like(y))

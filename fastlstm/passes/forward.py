@@ -199,7 +199,7 @@ def forward(v, part, frame):
                 stage_mine(v, f, lot, part, following, h_after)
         if f.by_units:
             arrivals = meet(f, arrivals)
-    if f.past != 0:
+    if f.tape_past != 0 or f.y_past != 0:
         fence()
     go(f.meeting, f.parties, seat)
     if v.amx and f.digits_hh != 0:

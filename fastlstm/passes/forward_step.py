@@ -34,13 +34,23 @@ def carried(v, f, lot, t, row, unit, c_before, c):
 
 
 @inline
+def goes_past(past, one, other):
+    """Whether vectors are written past the caches: `one`, `other` and all those that follow these."""
+    return past != 0 and (address(one) | address(other)) % VECTOR == 0
+
+
+@inline
 def emit(v, f, lot, t, following, row, unit, h_new, h_after):
     """h of one vector of units of one row: to y and, as the next step will see it, to the workspace."""
     n = f.P - unit
     if v.zoned_h:
         mask = pointer(f.zone_h, v) + (t * f.zone_h_step + place(v, f, lot, row) * f.zone_h_row + unit)
         h_new = mixed(load(mask, n), load(pointer(f.held, v) + (row * f.h_row + unit)), h_new)
-    store(pointer(f.y, v) + (at(v, f, lot, t, row, f.y_packed, f.y_step, f.y_row) + unit), h_new, n)
+    y = pointer(f.y, v) + (at(v, f, lot, t, row, f.y_packed, f.y_step, f.y_row) + unit)
+    if goes_past(f.y_past, y, y):
+        stream(y, h_new)
+    else:
+        store(y, h_new, n)
     if v.holds:
         store(pointer(f.held, v) + (row * f.h_row + unit), h_new)
     if v.masked:
@@ -50,18 +60,12 @@ def emit(v, f, lot, t, following, row, unit, h_new, h_after):
 
 
 @inline
-def goes_past(f, one, other):
-    """Whether vectors of the tape are written past the caches: `one`, `other` and all those that follow these."""
-    return f.past != 0 and (address(one) | address(other)) % VECTOR == 0
-
-
-@inline
 def tape_cell(v, f, lot, t, row, unit, i, g_f, g, o, c):
     """Keep the gates and c of one vector of units of one row."""
     if f.gates != 0:
         n, H, here = f.H - unit, f.H, taped(v, f, lot, t, row)
         gates, cells = pointer(f.gates, v) + (here * 4 * H + unit), pointer(f.cells, v) + (here * H + unit)
-        if goes_past(f, gates, cells):
+        if goes_past(f.tape_past, gates, cells):
             stream(gates, i)
             stream(gates + H, g_f)
             stream(gates + 2 * H, g)

@@ -87,7 +87,7 @@ def normalised(v, f, lot, t, row, u, z):
             if f.moments != 0:
                 to = (here * PANEL + gate) * f.H + k
                 units_ih, units_hh = pointer(f.units_ih, v) + to, pointer(f.units_hh, v) + to
-                if goes_past(f, units_ih, units_hh):
+                if goes_past(f.tape_past, units_ih, units_hh):
                     stream(units_ih, unit_u)
                     stream(units_hh, unit_z)
                 else:

@@ -42,7 +42,8 @@ class Forward(NamedTuple):
     scratch_part: int
     projected: int  # where in a part's scratch W x begins
     split: int  # where in it what the matrix unit needs begins
-    past: int  # whether the tape is written past the caches, where it is aligned
+    tape_past: int  # whether the tape is written past the caches, where it is aligned,
+    y_past: int  # and y
     # arrays of a call, then the tape as `calls.Taped`, and weights as `packing.Weights` has them
     x: int  # (T, B, I), last axis contiguous
     h_0: int  # (B, P)

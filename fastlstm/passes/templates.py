@@ -93,9 +93,9 @@ def _template(frame: Any, values: dict[str, int], reverse: tuple[bool, ...], roo
     return Template(np.array(frames, np.int64), frame._fields.index(next(iter(rooms))), elements)
 
 
-def _taped(variant: Variant) -> int:
-    """Elements of the tape to each unit of a row that has them."""
-    return 13 if variant.normed else 5
+def _goes_past(rows: int, n: int, dtype) -> bool:
+    """Whether so many rows of n elements are written past the caches, which whole vectors alone can be."""
+    return n % target().lanes(dtype) == 0 and rows * n * np.dtype(dtype).itemsize >= PAST_CACHES
 
 
 @lru_cache(maxsize=256)
@@ -116,7 +116,7 @@ def forward_template(
         "parties": D * plan.parts, "x_step": x.step, "x_row": x.row, "x_packed": x.packed,
         "y_step": y.step, "y_row": y.row, "y_packed": y.packed, "h_row": h_row, "c_row": c_row,
         "scratch_part": scratch, "projected": projected, "split": split,
-        "past": H % lanes == 0 and _taped(variant) * T * B * H * np.dtype(dtype).itemsize >= PAST_CACHES,
+        "tape_past": _goes_past(T * B * (13 if variant.normed else 5), H, dtype), "y_past": _goes_past(T * B, P, dtype),
     }  # fmt: skip
     rooms = {"h": 2 * B * h_row, "c": B * c_row, "held": B * h_row * variant.holds, "scratch": plan.parts * scratch}
     made = _template(Forward, values, reverse, rooms, dtype)

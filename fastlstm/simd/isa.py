@@ -27,7 +27,8 @@ SIDE, STEP, PIECES, TILE, TILE_ROW = 16, 32, 3, 1024, 64
 STRETCH, DIGITS = 64, 3  # likewise of bytes (`simd.digits`): steps of k of one instruction, bytes that make a float32
 # Bytes of digits that stay in L2 while others pass: of rows while all panels do, of weights while blocks of rows do.
 DIGITS_IN_L2 = 1 << 20
-# Bytes of a tape from which on it is written past the caches: these would read what was there, and drop it again.
+# Bytes of a tape, or of y, from which on it is written past the caches: these would read what was there, and drop it
+# again.
 PAST_CACHES = 1 << 25
 STREAMS = 8  # registers of running hashes that a digest keeps
 
