@@ -127,6 +127,43 @@ def input_gradient(v, f, t, dg, row, row_end, scratch):
 
 
 @kernel
+def begin(v, f, lot, unit, end, scratch):
+    """Zeros in a part's scratch, and dc_n of its rows where dc will be."""
+    count = lanes(scratch)
+    for k in range(ZEROS):
+        store(scratch + k * count, splat(0.0, scratch))
+    for r in range(lot.row, lot.row + lot.size):
+        source, dc = pointer(f.dc_n, v) + place(v, f, lot, r) * f.H, pointer(f.dc, v) + r * f.c_row
+        for u in range(unit, end, count):
+            store(dc + u, load(source + u, f.H - u))
+
+
+@kernel
+def parameter_gradients(v, f, part, lowest, steps, behind, dg, waiting, digits, scratch):
+    """What a chunk of steps, the first in time `lowest`, adds to the gradients of the parameters, in a part's columns
+    of each; whether digits did for dW. `behind` is 1 if the step before the chunk waits for its h.
+    """
+    base, rows = first(v, f, lowest), first(v, f, lowest + steps) - first(v, f, lowest)
+    columns, panels = panel_count(4 * f.H, lanes(v)), panel_count(f.H, lanes(v))
+    column, column_end = cut(columns, f.parts, part), cut(columns, f.parts, part + 1)
+    if v.keeps:
+        h = pointer(f.inputs, v) + base * f.P
+        digits = weight_gradient(v, f, column, column_end, dg, base, rows, h, f.P, digits, scratch)
+        if v.whole or v.diagonal:
+            special_gradient(v, f, column, column_end, pointer(f.dz, v) if v.normed else dg, rows, scratch)
+            unit_gradient(v, f, cut(panels, f.parts, part), cut(panels, f.parts, part + 1), rows, scratch)
+    elif steps - 1 + behind > 0:
+        # h_t of this chunk belongs to dG of the step after: one later in time, or earlier in reverse; the last step has
+        # none.
+        skip = 1 - behind if f.reverse else 0
+        row = (lowest + (skip - 1 if f.reverse else 1)) * f.B
+        dg = waiting if f.chunk == 1 else dg + (row - base) * f.dg_row
+        h, rows = pointer(f.h, v) + skip * f.B * f.h_row, (steps - 1 + behind) * f.B
+        digits = weight_gradient(v, f, column, column_end, dg, row, rows, h, f.h_row, digits, scratch)
+    return digits
+
+
+@kernel
 def backward(v, part, frame):
     """One part of the backward pass; parts of a second direction follow those of the first, as its frame follows
     the first's.
@@ -142,21 +179,14 @@ def backward(v, part, frame):
         if not all_run(f, seat):
             return
     mode = flush_denormals()
-    count = lanes(v)
-    panels, columns = panel_count(f.H, count), panel_count(4 * f.H, count)
+    width, lot = PANEL * lanes(v), lot_of(f, part)
+    columns, panel, panel_end = panel_count(4 * f.H, lanes(v)), 0, panel_count(f.H, lanes(v))
     column, column_end = cut(columns, f.parts, part), cut(columns, f.parts, part + 1)
-    unit, unit_end = cut(panels, f.parts, part), cut(panels, f.parts, part + 1)
-    lot = lot_of(f, part)
-    panel, panel_end = 0, panels
     if f.by_units:
-        panel, panel_end = unit, unit_end
+        panel, panel_end = cut(panel_end, f.parts, part), cut(panel_end, f.parts, part + 1)
+    unit, unit_end = panel * width, min(panel_end * width, f.H)
     scratch = pointer(f.scratch, v) + part * f.scratch_part
-    for k in range(ZEROS):
-        store(scratch + k * count, splat(0.0, scratch))
-    for r in range(lot.row, lot.row + lot.size):
-        source = pointer(f.dc_n, v) + place(v, f, lot, r) * f.H
-        for u in range(panel * PANEL * count, min(panel_end * PANEL * count, f.H), count):
-            store(pointer(f.dc, v) + (r * f.c_row + u), load(source + u, f.H - u))
+    begin(v, f, lot, unit, unit_end, scratch)
     clear(v, f, column, column_end)
     arrivals = 0
     s = f.T - 1
@@ -168,13 +198,14 @@ def backward(v, part, frame):
         lowest = f.T - 1 - s if f.reverse else s - steps + 1
         base = first(v, f, lowest)
         chunk_rows = first(v, f, lowest + steps) - base
-        # dG of the step before, which may wait for its h, moves next to the chunk's; chunks of one step take turns.
+        # dG of the step before, which may wait for its h, moves next to the chunk's: before it in reverse, else behind.
+        # Chunks of one step take turns.
         slot, waiting = s & 1 if f.chunk == 1 else f.reverse, dg_after
         dg = pointer(f.dg, v) + slot * f.B * f.dg_row
         if s + 1 < f.T and f.chunk > 1:
             following = step_of(f, s + 1)
             waiting = dg + (first(v, f, following) - base) * f.dg_row
-            hand_on(v, f, lot, following, panel * PANEL * count, min(panel_end * PANEL * count, f.H), dg_after, waiting)
+            hand_on(v, f, lot, following, unit, unit_end, dg_after, waiting)
             if f.by_units or v.ragged:  # where others need it, or have rows of other steps where it was
                 arrivals = meet(f, arrivals)
         dg_after = waiting
@@ -204,29 +235,11 @@ def backward(v, part, frame):
                     initial_state(v, f, lot, panel, panel_end, r, here, t, dg_after, scratch)
         arrivals = meet(f, arrivals)
         share, share_end = cut_tiles(chunk_rows, f.parts, part), cut_tiles(chunk_rows, f.parts, part + 1)
-        dz = pointer(f.dz, v) if v.normed else dg
         input_gradient(v, f, lowest, pointer(f.du, v) if v.normed else dg, share, share_end, scratch)
         if f.kept != 0:
-            keep(f, dz, base, share, share_end, pointer(f.kept, v))
-        if v.keeps:
-            h = pointer(f.inputs, v) + base * f.P
-            digits = weight_gradient(v, f, column, column_end, dg, base, chunk_rows, h, f.P, digits, scratch)
-            if v.whole or v.diagonal:
-                special_gradient(v, f, column, column_end, dz, chunk_rows, scratch)
-                unit_gradient(v, f, unit, unit_end, chunk_rows, scratch)
-        else:
-            # h_t of this chunk belongs to dG of the step after: one later in time, or earlier in reverse; the last
-            # step has none.
-            shifted = steps - 1 + behind
-            if shifted > 0:
-                skip = 1 - behind if f.reverse else 0
-                row = (lowest + (skip - 1 if f.reverse else 1)) * f.B
-                here = waiting if f.chunk == 1 else dg + (row - base) * f.dg_row
-                h = pointer(f.h, v) + skip * f.B * f.h_row
-                digits = weight_gradient(
-                    v, f, column, column_end, here, row, shifted * f.B, h, f.h_row, digits, scratch
-                )  # fmt: skip
-            behind = 1
+            keep(f, pointer(f.dz, v) if v.normed else dg, base, share, share_end, pointer(f.kept, v))
+        digits = parameter_gradients(v, f, part, lowest, steps, behind, dg, waiting, digits, scratch)
+        behind = 1
         arrivals = meet(f, arrivals)
     if not v.keeps:
         t = f.T - 1 if f.reverse else 0

@@ -40,6 +40,22 @@ def c_inner_at(v, f, lot, t, row, unit, c_before):
 
 
 @inline
+def from_after(v, f, lot, t, row, unit, z):
+    """What h before step t has of that step's gradient: z by its gates, and what zoneout handed on; nothing where the
+    row began anew.
+    """
+    n = f.P - unit
+    if v.ragged and f.resets != 0 and reset_at(v, f, lot, t, row):
+        return splat(0.0, z)
+    dh = load(z, n)
+    if v.masked:
+        dh = dh * factor(v, f, lot, f.mask, f.mask_step, f.mask_row, t, row, unit, n)
+    if v.zoned_h:
+        dh = dh + load(pointer(f.carry, v) + (row * f.h_row + unit), n)
+    return dh
+
+
+@inline
 def arrived(v, f, lot, t, following, fresh, row, unit, z):
     """dh of step t: from the step after or, for a `fresh` row, from the caller, and from y; what zoneout hands on
     directly is put aside.
@@ -47,14 +63,8 @@ def arrived(v, f, lot, t, following, fresh, row, unit, z):
     n = f.P - unit
     if fresh:
         dh = load(pointer(f.dh_n, v) + (place(v, f, lot, row) * f.P + unit), n)
-    elif v.ragged and f.resets != 0 and reset_at(v, f, lot, following, row):
-        dh = splat(0.0, z)
     else:
-        dh = load(z, n)
-        if v.masked:
-            dh = dh * factor(v, f, lot, f.mask, f.mask_step, f.mask_row, following, row, unit, n)
-        if v.zoned_h:
-            dh = dh + load(pointer(f.carry, v) + (row * f.h_row + unit), n)
+        dh = from_after(v, f, lot, following, row, unit, z)
     dh = dh + load(pointer(f.dy, v) + (at(v, f, lot, t, row, f.dy_packed, f.dy_step, f.dy_row) + unit), n)
     if v.zoned_h:
         mask = factor(v, f, lot, f.zone_h, f.zone_h_step, f.zone_h_row, t, row, unit, n)
@@ -101,14 +111,11 @@ def update(v, f, lot, t, following, preceding, older, fresh, base, row, unit, z,
 
 @kernel
 def cut_off(v, f, lot, t, row, rows, unit, end, zero):
-    """No gradient goes past a reset; what dG gives the h before it, `arrived` leaves out."""
+    """No gradient of c goes past a reset; that of h, `from_after` leaves out."""
     for r in range(row, row + rows):
         if reset_at(v, f, lot, t, r):
             for u in range(unit, end, lanes(zero)):
-                n = end - u
-                store(pointer(f.dc, v) + (r * f.c_row + u), zero, n)
-                if v.zoned_h:
-                    store(pointer(f.carry, v) + (r * f.h_row + u), zero, f.P - u)
+                store(pointer(f.dc, v) + (r * f.c_row + u), zero, end - u)
 
 
 @inline
@@ -203,14 +210,8 @@ def initial_state(v, f, lot, panel, last, row, rows, t, dg, scratch):
         for r in range(row, row + rows):
             to = place(v, f, lot, r) * f.P
             for u in range(unit, unit + z_row, count):
-                n, dh = f.P - u, load(z + ((r - row) * z_row + u - unit))
-                if v.ragged and f.resets != 0 and reset_at(v, f, lot, t, r):
-                    dh = splat(0.0, z)
-                if v.masked:
-                    dh = dh * factor(v, f, lot, f.mask, f.mask_step, f.mask_row, t, r, u, n)
-                if v.zoned_h:
-                    dh = dh + load(pointer(f.carry, v) + (r * f.h_row + u), n)
-                store(pointer(f.dh_0, v) + (to + u), dh, n)
+                dh = from_after(v, f, lot, t, r, u, z + ((r - row) * z_row + u - unit))
+                store(pointer(f.dh_0, v) + (to + u), dh, f.P - u)
     for r in range(row, row + rows):
         to = place(v, f, lot, r) * f.H
         for u in range(panel * PANEL * count, min(last * PANEL * count, f.H), count):
