@@ -94,8 +94,8 @@ def _template(frame: Any, values: dict[str, int], reverse: tuple[bool, ...], roo
 
 
 def _goes_past(rows: int, n: int, dtype) -> bool:
-    """Whether so many rows of n elements are written past the caches: in whole vectors, which must be whole lines, since
-    parts of one would go to memory one by one.
+    """Whether so many rows of n elements are written past the caches: in whole vectors, and where these are lines, of
+    which parts would go to memory one by one.
     """
     whole = target().bits // 8 == TILE_ROW and n % target().lanes(dtype) == 0
     return whole and rows * n * np.dtype(dtype).itemsize >= PAST_CACHES
