@@ -6,7 +6,7 @@ projected. What only some variants read is 0 for the others.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastlstm.runtime.memory import LINE
 from fastlstm.runtime.variant import Variant
@@ -338,11 +338,39 @@ def split_elements(rows: int, *depths: int) -> int:
     return TILE_ROW // 4 + PANEL * DIGITS * TILE // 4 + tiles * sum(SIDE + digit_elements(depth) for depth in depths)
 
 
-def room_elements(H: int, rows: int) -> int:
-    """Elements of scratch for what is known of dG and [x, h] in products of so many rows (`passes.products.Room`)."""
-    width = PANEL * SIDE
-    panels = -(-4 * H // width)
-    return (panels + 1) * width + 4 * (PRODUCT_COLUMNS + width) + (panels + SIDE - 1) // SIDE * SIDE + rows * (3 + SIDE)
+class Room(NamedTuple):
+    """Where a part's scratch has what is known of dG and of [x, h] in products for dW, in the matrix unit."""
+
+    sizes: Any  # the largest number of each column of dG, in whole panels, of x and of h,
+    x_sizes: Any
+    h_sizes: Any
+    dg_rows: Any  # and the sums of their rows
+    x_rows: Any
+    h_rows: Any
+    fits: Any  # whether digits do for each panel of dG
+    factors: Any  # of a panel of dG, and of x and h, what makes products of digits
+    x_factors: Any
+    h_factors: Any
+    sums: Any
+    rest: Any  # what follows
+
+
+def room_of(H: int, rows: int, at: Any) -> Room:
+    """Of products of so many rows, from a place on; kernels have it compiled, and give a pointer."""
+    width, group = PANEL * SIDE, PRODUCT_COLUMNS + PANEL * SIDE
+    panels = (4 * H + width - 1) // width
+    x_sizes = at + panels * width
+    h_sizes = x_sizes + group
+    dg_rows = h_sizes + group
+    x_rows = dg_rows + rows
+    h_rows = x_rows + rows
+    fits = h_rows + rows
+    factors = fits + (panels + SIDE - 1) // SIDE * SIDE
+    x_factors = factors + width
+    h_factors = x_factors + group
+    sums = h_factors + group
+    rest = sums + rows * SIDE
+    return Room(at, x_sizes, h_sizes, dg_rows, x_rows, h_rows, fits, factors, x_factors, h_factors, sums, rest)
 
 
 def split_room(variant: Variant, rows: int, I: int, P: int) -> int:

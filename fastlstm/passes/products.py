@@ -7,8 +7,6 @@ group of [x, h], then for each panel of dG.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 from fastlstm.kernels.column_digits import (
     TOO_LARGE,
     add_products,
@@ -18,9 +16,9 @@ from fastlstm.kernels.column_digits import (
     measure,
 )
 from fastlstm.kernels.digits import SUMS, configure_digits, digit_bytes
-from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, pack_strips, panel_count, vectors_of
+from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, cut, gemm, pack_strips, vectors_of
 from fastlstm.kernels.pieces import matrix_gemm, row_bytes, split_columns, split_transposed
-from fastlstm.passes.frames import ZEROS
+from fastlstm.passes.frames import ZEROS, room_of
 from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.isa import PRODUCT_COLUMNS, PRODUCT_ROWS, SIDE
 from fastlstm.simd.tile import PANEL
@@ -196,49 +194,21 @@ def products_in_pieces(v, f, first, last, dg, row, depth, h, h_row, begin, end, 
         product_in_pieces(v, f, first, last, from_, row + k, rows, here, h_row, begin, end, scratch)
 
 
-class Room(NamedTuple):
-    """Where a part's scratch has what is known of dG and of [x, h] when these go through the matrix unit."""
-
-    sizes: Any  # the largest number of each column of dG, in whole panels, of x and of h,
-    x_sizes: Any
-    h_sizes: Any
-    dg_rows: Any  # and the sums of their rows
-    x_rows: Any
-    h_rows: Any
-    fits: Any  # whether digits do for each panel of dG
-    factors: Any  # of a panel of dG, and of x and h, what makes products of digits
-    x_factors: Any
-    h_factors: Any
-    sums: Any
-    rest: Any
+compiled_room_of = inline(room_of)
 
 
 @inline
-def room_of(f, scratch):
-    """The places behind the zeros; `passes.frames.room_elements` has their size."""
-    width, group = PANEL * SIDE, PRODUCT_COLUMNS + PANEL * SIDE
-    panels = panel_count(4 * f.H, SIDE)
-    sizes = scratch + ZEROS * SIDE
-    x_sizes = sizes + panels * width
-    h_sizes = x_sizes + group
-    dg_rows = h_sizes + group
-    x_rows = dg_rows + f.product_rows
-    h_rows = x_rows + f.product_rows
-    fits = h_rows + f.product_rows
-    factors = fits + (panels + SIDE - 1) // SIDE * SIDE
-    x_factors = factors + width
-    h_factors = x_factors + group
-    sums = h_factors + group
-    rest = sums + f.product_rows * SIDE
-    return Room(sizes, x_sizes, h_sizes, dg_rows, x_rows, h_rows, fits, factors, x_factors, h_factors, sums, rest)
+def room(f, scratch):
+    """What lies behind the zeros of a part's scratch."""
+    return compiled_room_of(f.H, f.product_rows, scratch + ZEROS * SIDE)
 
 
 @kernel
 def product_in_digits(v, f, first, last, dg, dg_sizes, row, depth, h, h_row, begin, end, scratch):
     """The same in digits, in pieces the panels that these do not do for; False, and nothing done, if they do not do for
-    [x, h]. `room_of` has what was measured of dG.
+    [x, h]. The `Room` has what was measured of dG.
     """
-    m, columns, width, each = room_of(f, scratch), 4 * f.H, PANEL * SIDE, digit_bytes(depth)
+    m, columns, width, each = room(f, scratch), 4 * f.H, PANEL * SIDE, digit_bytes(depth)
     x_columns, h_columns, x, from_h = inputs(v, f, row, h, begin, end)
     x_sizes = measure(depth, x_columns, x, f.x_row, m.x_sizes, m.x_rows, m.sums)
     h_sizes = measure(depth, h_columns, from_h, h_row, m.h_sizes, m.h_rows, m.sums)
@@ -289,7 +259,7 @@ def products(v, f, first, last, dg, row, depth, h, h_row, begin, end, digits, sc
     """
     groups, columns, dg_sizes = (end - begin + PRODUCT_COLUMNS - 1) // PRODUCT_COLUMNS, 4 * f.H, TOO_LARGE
     if v.amx and f.in_unit != 0:
-        m = room_of(f, scratch)
+        m = room(f, scratch)
         if digits:
             dg_sizes = measure(depth, columns, dg, f.dg_row, m.sizes, m.dg_rows, m.sums)
         digits = dg_sizes != TOO_LARGE

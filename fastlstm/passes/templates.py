@@ -18,7 +18,7 @@ from fastlstm.passes.frames import (
     digit_elements,
     piece_elements,
     piece_steps,
-    room_elements,
+    room_of,
     split_elements,
     split_room,
 )
@@ -145,7 +145,7 @@ def _unit_room(columns: int, dx_rows: int, rows: int, H: int, N: int, lanes: int
     deep = piece_steps(PRODUCT_ROWS)
     packed = PRODUCT_ROWS * PANEL * lanes + piece_elements(deep, PANEL * lanes) + piece_elements(1, lanes)
     pieces = packed + piece_elements(piece_steps(min(PRODUCT_ROWS, N)), strips * SIDE)
-    return max(dg, room_elements(H, rows) + max(digits, pieces))
+    return max(dg, room_of(H, rows, 0).rest + max(digits, pieces))
 
 
 @lru_cache(maxsize=256)
