@@ -196,7 +196,7 @@ class Backward(NamedTuple):
     du: int  # and as it goes to W x
     dn: int  # normed: (chunk * B, H), gradient of the normalised c
     units_c: int  # normed: (chunk * B, H), c normalised
-    scratch: int  # workspace of each part: zeros, then a block of rows, or `passes.products.Room`, a panel and strips
+    scratch: int  # workspace of each part: zeros, then a block of rows, or `Room`, a panel and strips
 
 
 FORWARD_BYTES, BACKWARD_BYTES = 8 * len(Forward._fields), 8 * len(Backward._fields)
