@@ -96,9 +96,13 @@ class _Meeting:
         """Whether the threads waited for each other in vain."""
         return self._word(self.place + LINE) == 2
 
-    def sleeps(self) -> float:
-        """How often a thread slept at a barrier."""
-        return math.inf if self.given_up() else sum(self._word(barrier + 16) for barrier in self.barriers)
+    def asleep(self) -> float | None:
+        """For how many seconds threads slept at barriers, all together; None if nobody came to one."""
+        if self.given_up():
+            return math.inf
+        if not any(self._word(barrier) for barrier in self.barriers):
+            return None
+        return sum(self._word(barrier + 16) for barrier in self.barriers) / 1e9
 
     def call_off(self) -> None:
         """Let all threads end soon, with results that nobody may use."""
@@ -124,7 +128,7 @@ def _run_parts(name: str, variant: Variant, plan: Plan, frames: np.ndarray, cls,
     task, parts = worker(name, variant), plan.parts * len(frames)
     # Two directions are two parts, also where the caller allows one thread.
     allowed = parts == 1 or get_num_threads() > 1
-    if allowed and fan_out(task, parts, address(frames), meeting.sleeps) and not meeting.given_up():
+    if allowed and fan_out(task, parts, address(frames), meeting.asleep) and not meeting.given_up():
         return
     for field, value in (("parts", 1), ("parties", 1), ("by_units", 0)):
         frames[:, cls._fields.index(field)] = value

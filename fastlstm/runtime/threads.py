@@ -18,9 +18,10 @@ from collections.abc import Callable
 from fastlstm.runtime import machine, quota, region, workers
 from fastlstm.runtime.workers import Worker
 
-SLEEP_S = 1e-4  # what a sleep means that its thread has waited at the least
-CROWDED = 0.1  # share of a call's time so waited, in two calls running, from which on calls use one thread for a while
-FIRST_WAIT, LONGEST_WAIT_S = 16, 1.0  # that while: so many times the call's time, doubled each time, up to a second
+CROWDED = 4 / 3  # threads that were awake for less than so many times a call's time did little more than one would
+# After two such calls running, calls use one thread for so many times their time, doubled each time, up to a second, or
+# to so many times theirs.
+FIRST_WAIT, LONGEST_WAIT_S, LONGEST_WAIT = 16, 1.0, 8
 
 _limit: int | None = None
 _region: region.Region | None = None
@@ -30,7 +31,7 @@ _serialised = threading.Lock()  # the workqueue layer aborts the process when tw
 _busy: list[None] = []  # as many entries as threads that calls use now: a list grows and shrinks in one piece
 _wait_until = 0.0  # when (`time.monotonic`) calls may use several threads again
 _wait_factor = FIRST_WAIT
-_slept = False  # whether threads slept in the last call of several
+_slept = False  # whether threads slept in the last call in which they met
 Jobs = queue.SimpleQueue[Callable[[], None] | None]
 _patient: tuple[Jobs, set[int]] | None = None  # what the thread of long calls is to do, and the processors it may use
 _LOCKS = (_starting, *workers.LOCKS, *machine.LOCKS)  # in the order in which they are taken
@@ -117,10 +118,10 @@ def start() -> None:
         _started()
 
 
-def fan_out(task: Worker, parts: int, frame: int, sleeps: Callable[[], float] | None = None) -> bool:
+def fan_out(task: Worker, parts: int, frame: int, asleep: Callable[[], float | None] | None = None) -> bool:
     """Run the parts of a call, each on a thread of its own where there are so many; False if there is no region to run
-    them in. `sleeps`, of calls whose parts meet, tells afterwards how often threads slept while they waited for each
-    other amid the call.
+    them in. `asleep`, of calls whose parts may meet, tells afterwards for how many seconds threads slept while they
+    waited for each other amid the call, all together; None if they did not meet.
 
     That is so in a child forked after the threads were started, which has none of them; while other Python threads'
     calls use the processors, or other programs do; and, under the workqueue layer, while one of them is in the region.
@@ -139,12 +140,14 @@ def fan_out(task: Worker, parts: int, frame: int, sleeps: Callable[[], float] | 
     _busy.extend([None] * parts)
     began = time.perf_counter()
     try:
-        slept = found.run(threads, parts, task.address, frame, placed=sleeps is not None)
+        slept = found.run(threads, parts, task.address, frame, placed=asleep is not None)
     finally:
         del _busy[-parts:]
         if found.layer == "workqueue":
             _serialised.release()
-    _met(time.perf_counter() - began, math.inf if slept else sleeps() if sleeps else 0)
+    seconds, lost = time.perf_counter() - began, math.inf if slept else asleep() if asleep else None
+    if lost is not None:
+        _met(seconds, parts, lost)
     return True
 
 
@@ -225,18 +228,18 @@ def _crowded() -> bool:
     return time.monotonic() < _wait_until
 
 
-def _met(seconds: float, sleeps: float) -> None:
-    """Take note of how long a call of several threads took, and how often one of them had to sleep.
+def _met(seconds: float, parts: int, asleep: float) -> None:
+    """Take note of how long a call took whose parts met, and how long they slept meanwhile, all together.
 
     Once is forgiven: after a pause threads start late, by some ms, and the next call finds them awake. So it is after
     each while on one thread, a pause for the others: else every call after one would begin the next.
     """
     global _wait_until, _wait_factor, _slept
-    before, _slept = _slept, sleeps * SLEEP_S >= CROWDED * seconds
+    before, _slept = _slept, parts * seconds - asleep < CROWDED * seconds
     if not _slept:
         _wait_factor = FIRST_WAIT
     elif before:
-        _wait_until = time.monotonic() + min(_wait_factor * seconds, LONGEST_WAIT_S)
+        _wait_until = time.monotonic() + min(_wait_factor * seconds, max(LONGEST_WAIT_S, LONGEST_WAIT * seconds))
         _wait_factor *= 2
         _slept = False
 

@@ -12,7 +12,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastlstm.runtime import futex
-from fastlstm.runtime.futex import SPINS, has_futex
+from fastlstm.runtime.futex import SPINS, SPUN_NS, has_futex
 from fastlstm.runtime.jit import inline, kernel
 from fastlstm.simd.emit import BYTE, I32, I64, call
 from fastlstm.simd.isa import target
@@ -80,12 +80,29 @@ def _yield(builder) -> None:
     call(builder, "SwitchToThread" if sys.platform == "win32" else "sched_yield", I32, [])
 
 
-def _futex(builder, address, operation: int, value, timeout) -> None:
-    call(builder, "syscall", I64, [I64(futex.NUMBER), address, I64(operation), value, timeout, I64(0), I64(0)])
+def ask_system(builder, number: int, *arguments):
+    """Make one of Linux's calls; what it returns."""
+    given = [I64(number), *arguments]
+    return call(builder, "syscall", I64, given + [I64(0)] * (7 - len(given)))  # as many each time: it is declared once
 
 
 # Sleeps, or instants, after which a rendezvous is given up: tens of ms at the least.
 PATIENCE = 5 if has_futex() else 20000
+
+
+@intrinsic
+def now(typingctx):
+    """Nanoseconds since some instant; where there is no sleep of a known length, always the same."""
+
+    def codegen(context, builder, sig, args):
+        if not has_futex():
+            return I64(0)
+        time = cgutils.alloca_once(builder, ir.ArrayType(I64, 2))
+        ask_system(builder, futex.GET_TIME, I64(futex.MONOTONIC), builder.ptrtoint(time, I64))
+        seconds, rest = (builder.load(builder.gep(time, [I64(0), I64(k)])) for k in (0, 1))
+        return builder.add(builder.mul(seconds, I64(1_000_000_000)), rest)
+
+    return types.int64(), codegen
 
 
 @intrinsic
@@ -98,7 +115,7 @@ def sleep_while(typingctx, address, value):
         if has_futex():
             time = cgutils.alloca_once(builder, ir.ArrayType(I64, 2))
             builder.store(ir.Constant(ir.ArrayType(I64, 2), [0, SLEEP_NS]), time)
-            _futex(builder, args[0], futex.WAIT, args[1], builder.ptrtoint(time, I64))
+            ask_system(builder, futex.NUMBER, args[0], I64(futex.WAIT), args[1], builder.ptrtoint(time, I64))
         else:
             _yield(builder)
         return context.get_dummy_value()
@@ -112,7 +129,7 @@ def wake(typingctx, address):
 
     def codegen(context, builder, sig, args):
         if has_futex():
-            _futex(builder, args[0], futex.WAKE, I64(futex.ALL), I64(0))
+            ask_system(builder, futex.NUMBER, args[0], I64(futex.WAKE), I64(futex.ALL))
         return context.get_dummy_value()
 
     return types.none(types.int64), codegen
@@ -161,7 +178,7 @@ def called_off(counter):
 @kernel
 def barrier(counter, arrivals):
     """Wait until the counter at an address has seen so many arrivals, this one included, or the call is called off. The
-    word after it counts those who sleep, the next one all sleeps.
+    word after it counts those who sleep, the next one the nanoseconds that were slept.
 
     Beside another program that is busy, a thread waits for one that has lost its core. If it only yielded its own, the
     two would run by turns: a call of 512 steps took 840 ms beside two such programs. Asleep, it is woken by the last to
@@ -178,10 +195,10 @@ def barrier(counter, arrivals):
             pause()
         else:
             fetch_add(counter + 8, 1)
-            seen = load_acquire(counter)
+            seen, began = load_acquire(counter), now()
             if seen < arrivals:
                 sleep_while(counter, seen)
-                fetch_add(counter + 16, 1)
+                fetch_add(counter + 16, max(now() - began, SPUN_NS))
             fetch_add(counter + 8, -1)
 
 

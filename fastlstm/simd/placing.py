@@ -16,7 +16,7 @@ from fastlstm.runtime import futex
 from fastlstm.runtime.futex import has_futex
 from fastlstm.runtime.jit import kernel, set_word, word
 from fastlstm.runtime.memory import MASK
-from fastlstm.simd.atomic import fetch_add, load_acquire
+from fastlstm.simd.atomic import ask_system, fetch_add, load_acquire
 from fastlstm.simd.emit import I32, I64, call
 
 SIZE = MASK - 8  # bytes of a mask, a bit for each processor, behind a word that tells how many of them are used
@@ -37,7 +37,7 @@ def processor(typingctx):
 
 def _about_mask(builder, number: int, size, mask):
     """A system call about this thread's mask, at an address; what it returns."""
-    return call(builder, "syscall", I64, [I64(number), I64(0), size, mask])
+    return ask_system(builder, number, I64(0), size, mask)
 
 
 def _bit(builder, mask, cpu):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import signal
 import subprocess
@@ -193,8 +194,8 @@ def test_threads_that_cannot_start_say_why(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_calls_stay_alone_for_a_while_after_threads_had_to_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In two calls running, the first one after such a while forgiven too; twice as long each time, up to a second, and
-    one good call forgets them.
+    """In two calls running, the first one after such a while forgiven too; twice as long each time, up to a second or
+    eight calls' time, and one good call forgets them. One that does not meet tells nothing.
     """
     now = [1000.0]
     monkeypatch.setattr(threads.time, "monotonic", lambda: now[0])
@@ -202,8 +203,8 @@ def test_calls_stay_alone_for_a_while_after_threads_had_to_sleep(monkeypatch: py
     monkeypatch.setattr(threads, "_wait_factor", threads.FIRST_WAIT)
     monkeypatch.setattr(threads, "_slept", False)
 
-    def wait() -> float:
-        threads._met(0.01, 50)
+    def wait(seconds: float = 0.01) -> float:
+        threads._met(seconds, 2, 0.7 * seconds)
         began = now[0]
         while threads._crowded():
             now[0] += 0.001
@@ -212,9 +213,31 @@ def test_calls_stay_alone_for_a_while_after_threads_had_to_sleep(monkeypatch: py
     found = [round(wait(), 2) for _ in range(14)]
     assert found[::2] == [0.0] * 7
     assert found[1::2] == [0.16, 0.32, 0.64, 1.0, 1.0, 1.0, 1.0]
-    threads._met(0.01, 1)
+    threads._met(0.01, 2, 0.006)
     assert not threads._crowded()
     assert [round(wait(), 2) for _ in range(2)] == [0.0, 0.16]
+    threads._met(0.01, 16, 0.14)  # two of sixteen threads are more than one
+    assert [round(wait(1.0), 2) for _ in range(2)] == [0.0, 8.0]
+
+
+def test_calls_tell_how_long_they_waited_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where their threads meet; others are left out, so that what lies between two that do does not make them fine."""
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        return
+    fastlstm.set_num_threads(2)
+    noted: list[tuple[float, int, float]] = []
+    monkeypatch.setattr(threads, "_met", lambda *told: noted.append(told))
+    rng = np.random.default_rng(0)
+    layer, x = fastlstm.LSTM(30, 96, seed=1), rng.standard_normal((20, 64, 30), dtype=np.float32)
+    monkeypatch.setattr(threads, "_wait_until", 0.0)
+    y, _, tape = layer.forward(x)
+    assert noted == [] or math.inf in noted[0]  # a thread that never came
+    noted.clear()
+    layer.backward(tape, y)
+    assert len(noted) == 1
+    seconds, parts, asleep = noted[0]
+    assert parts == 2
+    assert 0 <= asleep < 2 * seconds or asleep == math.inf
 
 
 @pytest.mark.parametrize("limit", [{"OMP_THREAD_LIMIT": "1"}, {}])
@@ -231,7 +254,7 @@ first = test_threads.fingerprint()
 for task in os.listdir("/proc/self/task"):
     os.sched_setaffinity(int(task), {min(os.sched_getaffinity(0))})
 threads._wait_until, noted, met = 0.0, [], threads._met
-threads._met = lambda seconds, sleeps: noted.append(sleeps) or met(seconds, sleeps)
+threads._met = lambda seconds, parts, asleep: noted.append(asleep) or met(seconds, parts, asleep)
 print(first == test_threads.fingerprint(), max(noted) > 0)
 """
     fastlstm.set_num_threads(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -13,6 +14,7 @@ import pytest
 from numba.core import types
 from thread_case import at_once
 
+from fastlstm.runtime.futex import has_futex
 from fastlstm.runtime.linking import WholeCompiler
 from fastlstm.runtime.memory import LINE
 from fastlstm.simd.atomic import barrier, called_off, compare_exchange, fetch_add, load_acquire, rendezvous
@@ -93,7 +95,27 @@ def test_nobody_passes_the_barrier_alone(threads: int) -> None:
 
     words, place = counters(threads + 1)
     assert on_threads(compiled(worker), place, threads) == [0] * threads
-    assert words.max() == 2 * STEPS * threads
+    assert words[(place - words.ctypes.data) // 8] == 2 * STEPS * threads
+
+
+@pytest.mark.skipif(not has_futex(), reason="sleeps have no known length")
+def test_the_barrier_tells_how_long_a_thread_slept() -> None:
+    def worker(place, k, threads):
+        barrier(place, threads)
+        return 0
+
+    words, place = counters(1)
+    run, first = compiled(worker), (place - words.ctypes.data) // 8
+    thread = threading.Thread(target=lambda: run(place, 0, 2))
+    thread.start()
+    while words[first + 1] == 0:  # nobody sleeps yet
+        time.sleep(0.001)
+    time.sleep(0.1)
+    assert words[first] == 1
+    run(place, 1, 2)
+    thread.join()
+    assert words[first : first + 2].tolist() == [2, 0]
+    assert 5e7 < words[first + 2] < 5e9
 
 
 def test_nobody_waits_at_the_barrier_of_a_call_that_was_called_off() -> None:
