@@ -147,20 +147,22 @@ class _Known(torch.autograd.Function):
         if not (traced or torch.is_grad_enabled()):  # not to be differentiated again
             found = ctx.known.differentiate(tape, x, h_0, c_0, weights, douts)
         if found is None:
-            found = _as_a_layer(ctx.known.call(x, h_0, c_0, weights), x, h_0, c_0, douts)
+            found = _as_a_layer(ctx.known.call(x, h_0, c_0, weights), tape, x, h_0, c_0, douts)
         return None, None, None, *found
 
     jvp = staticmethod(_refuse_forward_mode)
 
 
-def _as_a_layer(call: Inputs, x: Tensor, h_0: Tensor, c_0: Tensor, douts: tuple[Tensor | None, ...]) -> list:
-    """The gradients of a call, computed from the beginning."""
+def _as_a_layer(
+    call: Inputs, tape: Tensor, x: Tensor, h_0: Tensor, c_0: Tensor, douts: tuple[Tensor | None, ...]
+) -> list:
+    """The gradients of a call, from its tape, by the operator."""
     shapes = call.y_shape, call.h_0.shape, call.c_0.shape
     given = [
         h_0.new_zeros(shape) if d is None else d.reshape(shape)
         for d, shape in zip([None] * (3 - len(douts)) + list(douts), shapes, strict=True)
     ]
-    inputs = (*given, x.new_empty((1, 0)), *call)
+    inputs = (*given, tape[None], *call)
     dx, dh_0, dc_0, *grads = _apply(torch.ops.fastlstm.lstm_backward, _LayerBackward, passes.backward, inputs)
     return [dx.reshape(x.shape), dh_0.reshape(h_0.shape), dc_0.reshape(c_0.shape), *grads]
 
