@@ -1,5 +1,5 @@
-"""The workers that Python calls: each makes, for one variant, a function of a part and a frame. Numba caches them
-by their place in this file.
+"""The workers: each makes, for one variant, a function of a part and a frame. And the functions that Python calls: one
+that calls a worker, and one about arrays.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from fastlstm.runtime.jit import read
 from fastlstm.runtime.variant import Variant
 from fastlstm.simd.atomic import flush_denormals, restore_mode
 from fastlstm.simd.digest import absorb
+from fastlstm.simd.objects import alike as _alike
+from fastlstm.simd.objects import call_worker
 from fastlstm.simd.vector import pointer
 
 run_forward, run_backward = _forward.forward, _backward.backward
@@ -108,3 +110,17 @@ def forward_layers(variant: Variant):
             run_forward(variant, 0, frame + layer * FORWARD_BYTES)
 
     return worker
+
+
+def call(variant: Variant):
+    def built_in(self, arguments, count):
+        return call_worker(self, arguments, count)
+
+    return built_in
+
+
+def alike(variant: Variant):
+    def built_in(self, arguments, count):
+        return _alike(arguments, count)
+
+    return built_in

@@ -14,6 +14,7 @@ from fastlstm.passes.calls import Taped
 from fastlstm.passes.shapes import Shape
 from fastlstm.passes.templates import Template
 from fastlstm.runtime.memory import address, aligned, places_of
+from fastlstm.runtime.workers import likeness
 
 WORKSPACE = 1 << 22  # bytes of a seat, at the most
 # Elements of a gradient from which on it is made to begin a cache line: that saves up to a fifth of the time in which
@@ -51,20 +52,21 @@ class Recorded(NamedTuple):
     state: State  # (h_0, c_0), (L*D, B, H)
 
 
-_PLAIN = 0x101  # NumPy's flags of C order and of aligned elements
+class Likeness:
+    """Whether an array and a pair of states are as they mostly are: of a shape each, and readable as they lie."""
 
+    def __init__(self, shape: tuple[int, ...], state: np.ndarray) -> None:
+        self._alike, self._state = likeness(), state
+        self._array = np.broadcast_to(np.zeros((), state.dtype), shape)
 
-def is_plain(a: Any, dtype: np.dtype) -> bool:
-    """Whether an argument is an array of a dtype that a pass can read as it is."""
-    return type(a) is np.ndarray and a.dtype is dtype and a.flags.num & _PLAIN == _PLAIN
-
-
-def is_plain_pair(state: Any, shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Whether a state is a pair of such arrays."""
-    if type(state) is not tuple or len(state) != 2:
-        return False
-    h, c = state
-    return is_plain(h, dtype) and is_plain(c, dtype) and h.shape == c.shape == shape
+    def holds(self, array: Any, state: Any) -> bool:
+        """Whether they are; a state may be left out."""
+        if state is None:
+            return bool(self._alike(self._array, array))
+        if type(state) is not tuple or len(state) != 2:
+            return False
+        h, c = state
+        return bool(self._alike(self._array, array) and self._alike(self._state, h, c))
 
 
 def _large(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

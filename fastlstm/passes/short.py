@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from struct import Struct, pack_into
+from struct import pack_into
 
 import numpy as np
 
@@ -17,13 +17,12 @@ from fastlstm.passes.calls import Taped, make_tape
 from fastlstm.passes.frames import FORWARD_BYTES, Forward
 from fastlstm.passes.seats import (
     WORKSPACE,
+    Likeness,
     Recorded,
     Seat,
     Source,
     State,
     bytes_of,
-    is_plain,
-    is_plain_pair,
     seat_of,
 )
 from fastlstm.passes.shapes import Shape
@@ -39,7 +38,8 @@ from fastlstm.runtime.workers import worker
 APART_FLOPS = 3e8  # of a layer: with more, threads should have processors of their own (`passes.meeting`)
 WEIGHTS = 8 * Forward._fields.index("weights")  # bytes of a frame before the addresses of packed weights
 _NO_TAPE = [0, 0]
-write = Struct("8q").pack_into  # the addresses of a call's arrays, x to c_n, and of the tape's gates and c
+# What is 0 of a call's words, where the plain cell has a tape of its gates and c.
+_BETWEEN = [0] * (Forward._fields.index("weights") - Forward._fields.index("cells") - 1)
 
 
 class ShortForward:
@@ -57,6 +57,7 @@ class ShortForward:
         self._places, self._layer = shape.places(Forward), D * FORWARD_BYTES
         self._whole = (L * D, B, H)
         self._nothing = np.zeros(self._state, self._dtype)
+        self.takes = Likeness(shape.x, self._nothing).holds  # x and a state; the long way takes others, or refuses them
         self._one, self._at = L == D == 1 and not shape.variant.special, self._places[0][1]
         self._empty = np.empty if T * B * H * self._dtype.itemsize < reuse.LEAST else reuse.empty
         self._seats = [self._seat()]
@@ -92,14 +93,6 @@ class ShortForward:
         """Whether it was made for another number of threads."""
         return self._threads != 0 and self._threads != get_num_threads()
 
-    def takes(self, x: np.ndarray, state: State | None) -> bool:
-        """Whether arguments are as they mostly are; the long way takes all others, or says what is wrong with them.
-
-        x is an array of the right shape.
-        """
-        dtype = self._dtype
-        return is_plain(x, dtype) and (state is None or is_plain_pair(state, self._state, dtype))
-
     def __call__(
         self, x: np.ndarray, state: State | None, epoch: object, between: Sequence[np.ndarray] = (),
         tape: Sequence[Taped | State] = (),
@@ -123,11 +116,11 @@ class ShortForward:
             packs, seat.epoch = self._source._bind(self._ways)
             seat.point(packs)
         h_0, c_0 = state or (self._nothing, self._nothing)
-        if self._one:
-            taped = addresses(tape[0][:2]) if tape else _NO_TAPE  # type: ignore[arg-type]
-            write(seat.words, self._at, *addresses((x, h_0, c_0, y, h_n, c_n)), *taped)
-        else:
-            self._write(seat, addresses((x, h_0, c_0, y, h_n, c_n)), between, tape)
+        if self._one and self._alone:
+            self._run.run(0, seat.address, self._at, x, h_0, c_0, y, h_n, c_n, *(tape[0][:2] if tape else ()))
+            self._seats.append(seat)
+            return y, (h_n, c_n)
+        self._write(seat, addresses((x, h_0, c_0, y, h_n, c_n)), between, tape)
         if self._alone:
             run, frame = self._run.run, seat.address
             for parts in self._parts:
@@ -179,7 +172,7 @@ class ShortForward:
                     self._run.run(part, frame)
             frame += self._layer
 
-    def run_at(self, places: list[int]) -> None:
+    def run(self, *places: int) -> None:
         """Compute, through one layer in one direction, with what is at so many addresses: packed weights, as
         `packing.Weights` has them, then x, h_0, c_0, y, h_n, c_n and the tape's gates and c, 0 without one.
         """
@@ -187,9 +180,7 @@ class ShortForward:
             seat = self._seats.pop()
         except IndexError:
             seat = self._seat()
-        seat.point_at(0, places[:-8])
-        write(seat.words, self._at, *places[-8:])
-        self._run.run(0, seat.address)
+        self._run.run(0, seat.address, self._at, *places[-8:], *_BETWEEN, *places[:-8])
         self._seats.append(seat)
 
 

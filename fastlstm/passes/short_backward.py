@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cached_property
 from struct import pack_into
-from typing import Any
 
 import numpy as np
 
@@ -13,13 +12,12 @@ from fastlstm.passes.frames import BACKWARD_BYTES, Backward
 from fastlstm.passes.packing import Gradients
 from fastlstm.passes.seats import (
     WORKSPACE,
+    Likeness,
     Recorded,
     Seat,
     Source,
     State,
     bytes_of,
-    is_plain,
-    is_plain_pair,
     maker,
     seat_of,
 )
@@ -46,6 +44,7 @@ class LayersBackward:
         shapes = [[(4 * H, shape.width(k)), (4 * H, H), (4 * H,)] for k in range(L) for _ in range(D)]
         self._gradients = [[(maker(of), of) for of in each] for each in shapes]
         self.nothing = np.zeros(shape.state, self._dtype)  # no gradient
+        self.takes = Likeness(shape.y, self.nothing).holds  # dy and a pair of them
         self._seats: list[Seat] = []
 
     @staticmethod
@@ -66,12 +65,6 @@ class LayersBackward:
         seat = seat_of(self._templates, s.dtype, WEIGHTS)
         seat.space += [np.empty(s.between, s.dtype) for _ in range((s.layers - 1) * s.directions)]
         return seat
-
-    def takes(self, dy: Any, dstate: Any) -> bool:
-        """Whether arguments are as they mostly are."""
-        s, dtype = self._shape, self._dtype
-        taken = is_plain(dy, dtype) and dy.shape == s.y
-        return taken and (dstate is None or is_plain_pair(dstate, s.state, dtype))
 
     def __call__(
         self, recorded: Recorded, dy: np.ndarray, dstate: State | None, epoch: object
@@ -129,7 +122,7 @@ class LayersBackward:
             return Gradients(spec, s.width(self._places[place][0]), s.H, s.dtype)
         return [make(shape, s.dtype) for make, shape in self._gradients[place]]
 
-    def run_at(self, places: list[int]) -> None:
+    def run(self, *places: int) -> None:
         """Compute, through one layer in one direction, with what is at so many addresses: packed weights, as
         `packing.Transposed` has them, then x, h_0, c_0, dy, dh_n, dc_n, dx, dh_0, dc_0, the tape's gates and c, and
         dw_ih, dw_hh and db.
@@ -139,10 +132,9 @@ class LayersBackward:
         except IndexError:
             seat = self._seat()
         at = self._places[0][1]
-        seat.point_at(0, places[:-14])
+        seat.point_at(0, list(places[:-14]))
         pack_into("11q", seat.words, at, *places[-14:-3])
-        pack_into("3q", seat.words, at + GRADIENTS, *places[-3:])
-        self._worker.run(0, seat.address)
+        self._worker.run(0, seat.address, at + GRADIENTS, *places[-3:])
         self._seats.append(seat)
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
-from struct import pack_into
 from typing import Any
 
 import numpy as np
 
 from fastlstm.passes.frames import StepBackward, StepForward, backward_workspace, forward_workspace
 from fastlstm.passes.packing import in_digits, padded
-from fastlstm.passes.seats import Recorded, Seat, Source, State, is_plain, is_plain_pair, maker
+from fastlstm.passes.seats import Likeness, Recorded, Seat, Source, State, maker
 from fastlstm.passes.templates import Rows
-from fastlstm.runtime.memory import address, addresses, aligned
+from fastlstm.runtime.memory import address, aligned
 from fastlstm.runtime.variant import Variant
 from fastlstm.runtime.workers import Worker, worker
 from fastlstm.simd.isa import target
@@ -27,7 +26,6 @@ class _Prepared:
         self._seats: list[Seat] = []
         self._head = 8 * (len(sizes) + 1)  # bytes before the addresses
         self._nowhere = [0] * (len(frame._fields) - len(sizes) - 1)  # addresses of nothing
-        self._format = f"{len(self._nowhere)}q"
 
     @cached_property
     def _worker(self) -> Worker:
@@ -38,18 +36,15 @@ class _Prepared:
         values = dict.fromkeys(self._fields, 0) | self._sizes | {"space": address(space)}
         return Seat(np.array([[values[name] for name in self._fields]], np.int64), [space])
 
-    def run(self, *arrays: np.ndarray) -> None:
-        """Compute with so many arrays, in the order of the frame's last fields."""
-        self.run_at(addresses(arrays))
-
-    def run_at(self, places: list[int]) -> None:
-        """Compute with the arrays at so many addresses; the last may be left out: a step without a tape."""
+    def run(self, *arrays: np.ndarray | int) -> None:
+        """Compute with so many arrays, or what lies at so many addresses, in the order of the frame's last fields; the
+        last may be left out: a step without a tape.
+        """
         try:
             seat = self._seats.pop()
         except IndexError:
             seat = self._seat()
-        pack_into(self._format, seat.words, self._head, *places, *self._nowhere[len(places) :])
-        self._worker.run(0, seat.address)
+        self._worker.run(0, seat.address, self._head, *arrays, *self._nowhere[len(arrays) :])
         self._seats.append(seat)
 
 
@@ -76,16 +71,11 @@ class ShortBackward(_Prepared):
         dtype = np.dtype(variant.dtype)
         space = backward_workspace(T, B, H, padded(H, dtype), target().lanes(dtype))
         super().__init__("step_backward", variant, StepBackward, sizes, space)
-        self._y, self._state, self._source = y, state, source
+        self._source = source
         self.nothing = np.zeros(state, dtype)  # no gradient
+        self.takes = Likeness(y, self.nothing).holds  # dy and a pair of them
         outputs = x, state, state, (4 * H, I), (4 * H, H), (4 * H,)
         self._outputs = [(maker(shape), shape) for shape in outputs]
-
-    def takes(self, dy: Any, dstate: Any) -> bool:
-        """Whether arguments are as they mostly are."""
-        dtype = self._dtype
-        taken = is_plain(dy, dtype) and dy.shape == self._y
-        return taken and (dstate is None or is_plain_pair(dstate, self._state, dtype))
 
     def __call__(
         self, recorded: Recorded, dy: np.ndarray, dstate: State | None, epoch: object

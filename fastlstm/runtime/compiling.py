@@ -13,7 +13,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
 from fastlstm.runtime.cache import PACKAGE, digest, folder
-from fastlstm.runtime.jit import WORKER
+from fastlstm.runtime.jit import BUILT_IN, WORKER
 from fastlstm.runtime.linking import Emitted
 from fastlstm.runtime.machine import processor
 from fastlstm.runtime.variant import Variant
@@ -60,11 +60,13 @@ def compiled(name: str, variant: Variant, symbol: str) -> bytes:
     flags.error_model = "numpy"
     library = Emitted(codegen, symbol)
     function = getattr(entries, name)(variant)
+    signature = WORKER if function.__code__.co_argcount == len(WORKER.args) else BUILT_IN
     with remembering(cpu_target.typing_context, context):
         result = compiler.compile_extra(
-            cpu_target.typing_context, context, function, WORKER.args, WORKER.return_type, flags, {}, library=library
-        )
-    return library.emit(result.fndesc.mangled_name, symbol)
+            cpu_target.typing_context, context, function, signature.args, signature.return_type, flags, {},
+            library=library,
+        )  # fmt: skip
+    return library.emit(result.fndesc.mangled_name, symbol, returns=signature is BUILT_IN)
 
 
 class Locator(caching._CacheLocator):

@@ -46,6 +46,7 @@ inline = _compiled(forceinline=True)  # disappears into its caller: arithmetic o
 kernel = _compiled()  # a function of its own
 
 WORKER = types.void(types.intp, types.intp)
+BUILT_IN = types.intp(types.intp, types.intp, types.intp)  # what Python calls: `simd.objects`
 
 
 class ConstantType(types.Type):

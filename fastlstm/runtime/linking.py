@@ -60,7 +60,10 @@ class Whole(JITCodeLibrary):
 
 # C functions that machine code may call; others would be Python's or Numba's, for an error that no worker raises.
 KNOWN = {"memcpy", "memmove", "memset", "sched_getcpu", "sched_yield", "syscall", "SwitchToThread"}
-ENTRY = """
+PYTHONS = {  # what built-in functions call besides
+    "PyErr_Occurred", "PyEval_RestoreThread", "PyEval_SaveThread", "PyLong_AsSsize_t", "PyLong_FromSsize_t"
+}  # fmt: skip
+WORKER_ENTRY = """
 declare i32 @"{function}"(ptr, ptr, i64, i64)
 
 define void @{symbol}(i64 %part, i64 %frame) {{
@@ -70,19 +73,33 @@ define void @{symbol}(i64 %part, i64 %frame) {{
   ret void
 }}
 """
+BUILT_IN_ENTRY = """
+declare i32 @"{function}"(ptr, ptr, i64, i64, i64)
+
+define i64 @{symbol}(i64 %self, i64 %arguments, i64 %count) {{
+  %result = alloca i64
+  %error = alloca ptr
+  %status = call i32 @"{function}"(ptr %result, ptr %error, i64 %self, i64 %arguments, i64 %count)
+  %object = load i64, ptr %result
+  ret i64 %object
+}}
+"""
 
 
 class Emitted(Whole):
     """The code of a worker as an object file, which nothing but C functions of every system is missing."""
 
-    def emit(self, function: str, symbol: str) -> bytes:
-        """The object file, with a C function `symbol(part, frame)` that calls Numba's `function(part, frame)`."""
-        return self._codegen._tm.emit_object(self.module(function, symbol))
+    def emit(self, function: str, symbol: str, returns: bool = False) -> bytes:
+        """The object file, with a C function `symbol` that calls Numba's `function`: of a part and a frame or, if it
+        returns something, one for Python to call.
+        """
+        return self._codegen._tm.emit_object(self.module(function, symbol, returns))
 
-    def module(self, function: str, symbol: str) -> binding.ModuleRef:
+    def module(self, function: str, symbol: str, returns: bool = False) -> binding.ModuleRef:
         """What the object file is made from."""
-        self.add_llvm_module(binding.parse_assembly(ENTRY.format(function=function, symbol=symbol)))
-        self._symbol = symbol
+        entry = BUILT_IN_ENTRY if returns else WORKER_ENTRY
+        self.add_llvm_module(binding.parse_assembly(entry.format(function=function, symbol=symbol)))
+        self._symbol, self._known = symbol, KNOWN | PYTHONS if returns else KNOWN
         self.finalize()
         return self._final_module
 
@@ -103,8 +120,9 @@ class Emitted(Whole):
     def _finalize_final_module(self) -> None:
         self._finalized = True
         missing = {f.name for f in self._final_module.functions if f.is_declaration and not f.name.startswith("llvm.")}
-        if foreign := missing - KNOWN:
-            raise RuntimeError(f"a worker must call none but {sorted(KNOWN)} of others, but calls {sorted(foreign)}")
+        if foreign := missing - self._known:
+            known = sorted(self._known)
+            raise RuntimeError(f"compiled code must call none but {known} of others, but calls {sorted(foreign)}")
 
 
 def _parts(libraries: list) -> list[JITCodeLibrary]:

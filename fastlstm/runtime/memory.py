@@ -17,11 +17,15 @@ MASK = 136  # bytes of a thread's processors: how many bytes of them are used, t
 LINE = 128  # bytes between counters of several threads: two cache lines, since neighbours are fetched in pairs
 KEPT = 8  # arrays kept per thread
 _word = ctypes.c_ssize_t.from_address
-_DATA = object.__basicsize__  # where an array object keeps its data pointer: NumPy's C structure, unchanged since 1.0
+# Where an array object keeps its type, its data pointer, its number of axes, and so on: NumPy's C structure, unchanged
+# since 1.0.
+DATA = object.__basicsize__
+TYPE, NDIM, DIMENSIONS, DTYPE, FLAGS = DATA - 8, DATA + 8, DATA + 16, DATA + 40, DATA + 48
+PLAIN = 0x101  # flags of C order and of aligned elements
 
 
 def _address_by_layout(array: np.ndarray) -> int:
-    return _word(id(array) + _DATA).value
+    return _word(id(array) + DATA).value
 
 
 def _address_by_interface(array: np.ndarray) -> int:
@@ -29,7 +33,7 @@ def _address_by_interface(array: np.ndarray) -> int:
 
 
 def _addresses_by_layout(arrays: Iterable[np.ndarray]) -> list[int]:
-    return [_word(id(array) + _DATA).value for array in arrays]
+    return [_word(id(array) + DATA).value for array in arrays]
 
 
 def _addresses_by_interface(arrays: Iterable[np.ndarray]) -> list[int]:
@@ -38,11 +42,20 @@ def _addresses_by_interface(arrays: Iterable[np.ndarray]) -> list[int]:
 
 def _layout_holds() -> bool:
     probes: list[np.ndarray] = [np.zeros(3), np.zeros((4, 5), np.float32)[1:, 2:], np.arange(7)[::-1]]
-    return _addresses_by_layout(probes) == _addresses_by_interface(probes)
+    for a in probes:
+        words = [_word(id(a) + at).value for at in (TYPE, DATA, DTYPE, DIMENSIONS)]
+        shape = tuple(_word(words[3] + 8 * n).value for n in range(a.ndim))
+        halves = [ctypes.c_int32.from_address(id(a) + at).value for at in (NDIM, FLAGS)]
+        if [*words[:3], shape] != [id(np.ndarray), _address_by_interface(a), id(a.dtype), a.shape]:
+            return False
+        if halves != [a.ndim, a.flags.num]:
+            return False
+    return True
 
 
 # Where the first element of an array lies. NumPy's own ways take a microsecond and more; a call has two dozen arrays.
-if _layout_holds():
+LAYOUT_HOLDS = _layout_holds()
+if LAYOUT_HOLDS:
     address, addresses = _address_by_layout, _addresses_by_layout
 else:
     address, addresses = _address_by_interface, _addresses_by_interface

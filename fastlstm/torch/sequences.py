@@ -85,7 +85,7 @@ def backward(call: Inputs, dy: Tensor, dh_n: Tensor, dc_n: Tensor, tape: Tensor,
     places = [tensor.data_ptr() for tensor in (*given, dx, *found[:2])]
     gradients = [tensor.data_ptr() for tensor in found[2:]]
     kept = taped(tape, shape.T * shape.B * shape.H)
-    prepared.run_at([*places_of(packed.weights), *places, *kept, *gradients])
+    prepared.run(*places_of(packed.weights), *places, *kept, *gradients)
     return [dx, *found, found[4].clone()] if call.bias else [dx, *found[:4]]
 
 

@@ -89,7 +89,7 @@ def run_into(
 ) -> None:
     """Write y, h_n and c_n of a call, and the tape: its gates, then its c."""
     places = [tensor.data_ptr() for tensor in (x, h_0, c_0, y, h_n, c_n)]
-    way.run.run_at([*way.weights, *places, *taped(tape, y.numel())])
+    way.run.run(*way.weights, *places, *taped(tape, y.numel()))
 
 
 def one_step(call: Inputs, y: Tensor, h_n: Tensor, c_n: Tensor, tape: Tensor) -> bool:
@@ -224,5 +224,5 @@ def differentiate(
     found.append(w_ih.new_empty(w_ih.shape[0]))
     kept = taped(tape, x.numel() // x.shape[-1] * h_0.shape[-1])
     places = [x.data_ptr(), *kept, h_0.data_ptr(), c_0.data_ptr(), *given]
-    backward.run_at([*places, *[tensor.data_ptr() for tensor in (w_ih, w_hh, *found)]])
+    backward.run(*places, *[tensor.data_ptr() for tensor in (w_ih, w_hh, *found)])
     return [*found, found[5].clone()] if len(weights) == 4 else found[:5]

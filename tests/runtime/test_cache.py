@@ -63,7 +63,7 @@ def test_processes_share_it(tmp_path: Path) -> None:
     assert [warned for warned, *_ in results] == [0, 0]
     assert sum(compiled for _, compiled, *_ in results) > 0
     kept = {path.name.rpartition("_")[0] for path in tmp_path.glob("*/*")}
-    assert kept == {"digest", "pack_forward", "forward"}
+    assert kept == {"alike", "call", "digest", "pack_forward", "forward"}
     warned, compiled, total, _ = finish(start(tmp_path))
     assert (warned, compiled) == (0, 0)
     assert {total} == {result[2] for result in results}

@@ -18,8 +18,6 @@ from layer_case import LayerCase
 
 import fastlstm
 from fastlstm.runtime import threads
-from fastlstm.runtime.variant import Variant
-from fastlstm.runtime.workers import worker
 
 CASES = [
     LayerCase(T=40, B=8, I=33, H=96),
@@ -168,12 +166,6 @@ layer.plan_backward = lambda *a, **k: planned[1](*a, **k)._replace(parts=5, by_u
 print(first == test_threads.fingerprint())
 """
     assert python(script, NUMBA_NUM_THREADS="2") == ["True"]
-
-
-def test_workers_release_the_gil() -> None:
-    """ctypes keeps the GIL for functions of Python's own interface alone, which are marked so."""
-    holds = 4
-    assert not type(worker("forward", Variant()).run)._flags_ & holds
 
 
 def test_one_part_needs_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
