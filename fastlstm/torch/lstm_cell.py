@@ -10,8 +10,11 @@ from torch import Tensor
 from fastlstm.torch import steps
 from fastlstm.torch.modules import State, autocast, require
 from fastlstm.torch.operator import layer, step
+from fastlstm.torch.steps import held
 
 __all__ = ["LSTMCell"]
+
+NAMES = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
 
 
 class LSTMCell(torch.nn.RNNCellBase):
@@ -42,15 +45,15 @@ class LSTMCell(torch.nn.RNNCellBase):
 
     def forward(self, input: Tensor, hx: State | None = None) -> State:
         """Run one step: (h, c), each (B, H), from x (B, I) and (h, c), zeros if None; without B for a single row."""
-        if input.dim() not in (1, 2):
-            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
-        for i, state in enumerate(hx or ()):
-            if state.dim() not in (1, 2):
-                raise ValueError(f"LSTMCell: Expected hx[{i}] to be 1D or 2D, got {state.dim()}D instead")
-        weights = [self.weight_ih, self.weight_hh, *([self.bias_ih, self.bias_hh] if self.bias else [])]
+        weights = held(self, NAMES if self.bias else NAMES[:2])
         state = hx if steps.eager(input, hx) else None
         if state is not None and (found := step(input, *state, weights)):
             return found
+        if input.dim() not in (1, 2):
+            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        for i, given in enumerate(hx or ()):
+            if given.dim() not in (1, 2):
+                raise ValueError(f"LSTMCell: Expected hx[{i}] to be 1D or 2D, got {given.dim()}D instead")
         (x,) = autocast(self.weight_ih, input)
         if hx is None:
             zeros = x.new_zeros((*x.shape[:-1], self.hidden_size))

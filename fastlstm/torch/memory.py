@@ -21,7 +21,10 @@ def array_of(tensor: Tensor) -> np.ndarray:
 
 def lie(*tensors: Tensor) -> bool:
     """Whether a pass can read tensors by their addresses."""
-    return all(tensor.is_contiguous() and not tensor.is_neg() for tensor in tensors)
+    for tensor in tensors:  # no generator: a step takes as long as one
+        if not tensor.is_contiguous() or tensor.is_neg():
+            return False
+    return True
 
 
 def empty(like: Tensor, shape: tuple[int, ...]) -> Tensor:

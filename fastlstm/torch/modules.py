@@ -15,6 +15,7 @@ from fastlstm.cell import CellSpec, parameter_shapes
 from fastlstm.layer import CELL_OPTIONS, spec_of
 from fastlstm.torch import steps
 from fastlstm.torch.operator import layer, step
+from fastlstm.torch.steps import held
 
 __all__ = ["LSTM"]
 
@@ -222,7 +223,7 @@ class LSTM(torch.nn.RNNBase):
         """
         weights = None
         if hx is not None and steps.eager(input, hx) and lengths is None and reset is None and self._steps(input):
-            weights = [getattr(self, name) for name in self._all_weights[0]]
+            weights = held(self, self._all_weights[0])
             if found := step(input, *hx, weights, (*input.shape[:-1], self.hidden_size)):
                 return found[0], found[1:]
         sizes = order = back = None
@@ -321,7 +322,7 @@ class LSTM(torch.nn.RNNBase):
         masked, masks = self.recurrent_dropout or self.zoneout != (0.0, 0.0), {}
         for k in range(L):
             names = [name for names in self._all_weights[k * D : (k + 1) * D] for name in names]
-            weights = given or [getattr(self, name) for name in names]
+            weights = given or held(self, names)
             h, c = (h_0, c_0) if L == 1 else (h_0[k * D : (k + 1) * D], c_0[k * D : (k + 1) * D])
             if masked:
                 steps = len(ends["sizes"]) if "sizes" in ends else x.shape[1 if batch_first and k == 0 else 0]
