@@ -52,6 +52,8 @@ BOUNDARIES = [
 @given(case=cases(), threads=st.sampled_from([1, 2]))
 @example(case=LayerCase(T=1, B=1, I=1, H=1), threads=1)
 @example(case=LayerCase(T=2, B=33, I=129, H=200, layers=3, bidirectional=True, batch_first=True), threads=2)
+@example(case=LayerCase(T=30, B=2, I=5, H=330), threads=1)  # R does not fit into L2
+@example(case=LayerCase(T=40, B=1, I=5, H=300, dtype="float64"), threads=2)
 def test_layer_is_the_reference(case: LayerCase, threads: int) -> None:
     fastlstm.set_num_threads(threads)
     found = case.found()

@@ -24,6 +24,7 @@ CASES = [
     LayerCase(T=40, B=19, I=65, H=129, dtype="float64"),
     LayerCase(T=150, B=4, I=2, H=31, layers=2, bidirectional=True, batch_first=True),
     LayerCase(T=300, B=8, I=64, H=96),
+    LayerCase(T=20, B=2, I=9, H=330),
     LayerCase(T=40, B=37, I=30, H=70),
 ]
 # (parts, by_units, chunk of the forward pass)
@@ -130,6 +131,23 @@ def test_past_the_caches(H: int, options: dict, threads: int, request: pytest.Fi
     other = replace(case)
     same(other.found(), expected)
     same(other.inferred(), {name: expected[name] for name in ("y", "h_n", "c_n")})
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"lengths": np.arange(20) % 7 + 1}], ids=["dense", "ragged"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_rows_of_many_units(dtype: type, options: dict, threads: int) -> None:
+    """Few rows take the panels of a large R by turns from either end, many do not."""
+    fastlstm.set_num_threads(threads)
+    lstm, found = fastlstm.LSTM(9, 330, dtype=dtype, seed=0), []
+    x = np.random.default_rng(0).standard_normal((7, 20, 9)).astype(dtype)
+    for rows in (20, 3):
+        given = {name: value[:rows] for name, value in options.items()}
+        y, state_n, _ = lstm.forward(x[:, :rows], **given)
+        inferred, inferred_n = lstm(x[:, :rows], **given)
+        found.append([a[:, :3] for a in (y, *state_n, inferred, *inferred_n)])
+    for many, few in zip(*found, strict=True):
+        np.testing.assert_array_equal(few, many)
 
 
 def test_normalised_past_the_caches(request: pytest.FixtureRequest) -> None:

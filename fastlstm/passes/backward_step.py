@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastlstm.kernels.gates import inner, memory_bwd, output_bwd
 from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, gemm, panels_at_once, vectors_of
+from fastlstm.passes.blocks import turns
 from fastlstm.passes.digits import multiply_dg, of_dg, split
 from fastlstm.passes.frames import ZEROS
 from fastlstm.passes.rows import apart, at, load_gates, place, rank, reset_at, store_gates, taped
@@ -119,13 +120,16 @@ def cut_off(v, f, lot, t, row, rows, unit, end, zero):
 
 
 @inline
-def fitting(f, at_once, panel, last, count):
-    """How many of `at_once` panels can be taken together from `panel` on: full ones only, but for a single one."""
-    while at_once > 1 and (
-        panel + at_once > last or (panel + at_once) * PANEL * count > (f.H + count - 1) // count * count
-    ):
+def next_panels(f, down, first, last, left, most, count):
+    """Which panels a step takes next, of first .. last of which so many are left: `most` at once, if all their units
+    are there, else fewer. The first one, and how many.
+    """
+    full = (f.H + count - 1) // count // PANEL
+    at_once, panel = most, first + left - most if down else last - left
+    while at_once > 1 and (at_once > left or panel + at_once > full):
         at_once //= 2
-    return at_once
+        panel += at_once if down else 0
+    return panel, at_once
 
 
 @inline
@@ -149,7 +153,7 @@ def step_by_panel(
     v,
     f,
     lot,
-    panel,
+    first,
     last,
     row,
     rows,
@@ -164,20 +168,22 @@ def step_by_panel(
     h,
     scratch,
 ):
-    """One step of the rows row .. row + rows and the panels panel .. last of dh."""
+    """One step of the rows row .. row + rows and the panels first .. last of dh."""
     count = lanes(scratch)
     z = scratch + ZEROS * count
-    unit_first, unit_end = panel * PANEL * count, min(last * PANEL * count, f.H)
-    at_once = panels_at_once(rows, last - panel)
+    unit_first, unit_end = first * PANEL * count, min(last * PANEL * count, f.H)
+    most = panels_at_once(rows, last - first)
     here = min(max(known - (row - lot.row), 0), rows)  # rows that took the step after too
     dg, dg_row = dg_before + rank(v, lot, row) * f.dg_row, apart(v, lot) * f.dg_row
     p = of_dg(f, f.digits_hh, rows, room_of_dg(scratch))
     if v.amx and f.digits_hh != 0:
-        at_once = 1
+        most = 1
         if here > 0:
             split(p, here, dg, dg_row)
-    while panel < last:
-        at_once = fitting(f, at_once, panel, last, count)
+    left, down = last - first, turns(f, t, rows)
+    while left > 0:
+        panel, at_once = next_panels(f, down, first, last, left, most, count)
+        left -= at_once
         unit = panel * PANEL * count
         vectors = vectors_of(f.H, unit, count, at_once)
         z_row = vectors * count
@@ -189,7 +195,6 @@ def step_by_panel(
                     v, f, lot, t, following, preceding, older, r >= here, base, row + r, unit + u,
                     z + (r * z_row + u), dg_after, h,
                 )  # fmt: skip
-        panel += at_once
     if v.ragged and f.resets != 0:
         cut_off(v, f, lot, t, row, rows, unit_first, unit_end, splat(0.0, z))
 

@@ -1,4 +1,6 @@
-"""In which blocks rows pass over the weights: as many as caches hold and, for the matrix unit, whole tiles."""
+"""In which blocks rows pass over the weights: as many as caches hold and, for the matrix unit, whole tiles. And in
+which order over their panels.
+"""
 
 from __future__ import annotations
 
@@ -43,3 +45,12 @@ def cut_block(v, f, rows, blocks, block):
     if v.amx and f.digits_hh != 0:
         return cut_tiles(rows, blocks, block)
     return cut(rows, blocks, block)
+
+
+@inline
+def turns(f, t, rows):
+    """Whether a step takes its panels from the last to the first. Every other one of few rows does where R is too large
+    for L2: what was read of it last is still there. (For more rows products take as long as reading, and the next lines
+    of the tape, which the processor asks for by itself, come too late.)
+    """
+    return t & 1 != 0 and rows <= SIDE and 4 * f.H * f.P * DIGITS > DIGITS_IN_L2

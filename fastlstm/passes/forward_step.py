@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from fastlstm.kernels.gates import memory_fwd, output_fwd
 from fastlstm.kernels.gemm import SAME, panels_at_once
+from fastlstm.passes.blocks import turns
 from fastlstm.passes.digits import add_both, prepare
 from fastlstm.passes.narrow import depth_of, first_of_sums, prepare_h, product, scaled_product
 from fastlstm.passes.rows import at, place, store_gates, taped
@@ -110,10 +111,12 @@ def step_by_panel(
         prepare(v, f, lot, row, rows, t, h, scratch)
     if v.exact:
         prepare_h(v, f, rows, h, scratch)
-    panel = first
-    while panel < last:
-        while panel + at_once > last:
+    left, down = last - first, turns(f, t, rows)
+    while left > 0:
+        while at_once > left:
             at_once //= 2
+        panel = first + left - at_once if down else last - left
+        left -= at_once
         z_row = at_once * width
         b = weights_pointer(f.weights, v) + (panel * total + skip) * width
         if f.chunk > 0:
@@ -132,4 +135,3 @@ def step_by_panel(
         for r in range(rows):
             for p in range(at_once):
                 update(v, f, lot, t, following, row + r, panel + p, scratch + (r * z_row + p * width), h_after)
-        panel += at_once
