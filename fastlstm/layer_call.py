@@ -52,6 +52,10 @@ class Tape:
         self.unbatched = False
         self.spent = False
 
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        """What a copy takes: nothing that was prepared."""
+        return None, {name: getattr(self, name) for name in self.__slots__} | {"short": None}
+
     @property
     def drops(self) -> bool:
         """Whether h is multiplied by something on its way into the gates."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class Stream:
         zoneout: tuple[float, float],
     ) -> None:
         I, H, P, B = sizes
+        self._made = variant, packs, sizes, dtype, zoneout
         self.batch_size, self._dtype = B, dtype
         masks = None
         if zoneout != (0.0, 0.0):  # the expectation of what is drawn in training
@@ -43,6 +44,18 @@ class Stream:
         self._shape = (B, I)
         self._run, self._frames = worker("forward_layers", variant).run, self._call.address
         self._x, self._y, self._layers = self._call.x, self._call.y, len(packs)
+
+    def __copy__(self) -> Stream:
+        """A stream of its own with the same parameters, in the same state."""
+        copied = Stream(*self._made)
+        copied.state = self.state
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Stream:
+        return self.__copy__()  # nobody writes packed weights
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Stream cannot be pickled, which is buffers in memory: pickle its layer, and its state")
 
     def step(self, x: Any) -> np.ndarray:
         """Run one step.

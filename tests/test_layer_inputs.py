@@ -5,6 +5,8 @@ Bad input by table, each with the name of the argument in the message; odd but g
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -305,3 +307,16 @@ def test_set_num_threads_refuses(n: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=rf"n must be (at least 1|an integer), but was {n!r}"):
         fastlstm.set_num_threads(n)
     assert fastlstm.get_num_threads() == before
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+@pytest.mark.parametrize("T", [1, 40])
+def test_a_tape_goes_with_its_layer(T: int, copied: Callable[[Any], Any]) -> None:
+    """Copied, and loaded, with what it is for: gradients are those of the original."""
+    lstm = LSTM(3, 5, seed=0)
+    for _ in range(2):  # the second time as a call as one before
+        y, _, tape = lstm.forward(np.ones((T, 2, 3), np.float32))
+        other, other_tape = copied((lstm, tape))
+        expected, found = lstm.backward(tape, y)[2], other.backward(other_tape, y)[2]
+        for name, gradient in expected.items():
+            np.testing.assert_allclose(found[name], gradient, rtol=1e-4, atol=1e-5)

@@ -5,6 +5,9 @@ That its outputs are a call's is held with the other contracts on bits.
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -111,3 +114,21 @@ def test_refusals() -> None:
         stream.state = good[0], good
     with pytest.raises(TypeError, match=r"state must be a pair"):
         stream.state = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_goes_its_own_way(copied: Callable[[Any], Any]) -> None:
+    """In memory of its own, from the same state."""
+    x = np.random.default_rng(0).standard_normal((3, 2, 3), dtype=np.float32)
+    layer = LSTM(3, 5, 2, zoneout=0.1, seed=0)
+    stream, other = layer.stream(2), layer.stream(2)
+    for each in (stream, other):
+        each.step(x[0])
+    found = copied(stream)
+    stream.step(x[2])
+    del stream
+    np.testing.assert_array_equal(found.step(x[1]), other.step(x[1]))
+    for ours, theirs in zip(found.state, other.state, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(TypeError, match="a Stream cannot be pickled"):
+        pickle.dumps(found)

@@ -270,3 +270,25 @@ def test_steps_between_updates(made, monkeypatch: pytest.MonkeyPatch) -> None:
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.mul_(0.9)
+
+
+@pytest.mark.parametrize("name", ["weight_hh", "bias_ih"])
+def test_what_stands_in_a_parameters_place(name: str) -> None:
+    """A tensor of the module's own attributes comes before a parameter of that name, as in torch's modules."""
+    theirs, ours = torch.nn.LSTMCell(3, 5), fastlstm.torch.LSTMCell(3, 5)
+    ours.load_state_dict(theirs.state_dict())
+    x, state = torch.randn(2, 3), (torch.randn(2, 5), torch.randn(2, 5))
+    with torch.no_grad():
+        for _ in range(2):
+            ours(x, state)
+        for module in (theirs, ours):
+            object.__setattr__(module, name, getattr(module, name).detach() * 0.5)
+        for found, expected in zip(ours(x, state), theirs(x, state), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+def test_a_state_is_a_pair() -> None:
+    cell, h = fastlstm.torch.LSTMCell(3, 5), torch.zeros(2, 5)
+    for given in ((), (h,), (h, h, h)):
+        with pytest.raises(RuntimeError, match=rf"hx must be a pair \(h, c\), but has {len(given)} items"):
+            cell(torch.zeros(2, 3), given)

@@ -1,4 +1,4 @@
-"""GluonTS's DeepAR estimator, with its defaults, on generated hourly series: time an epoch, and the loss.
+"""GluonTS's DeepAR estimator, with its defaults or more units, on generated hourly series: time an epoch, and the loss.
 
 pip install ".[torch]" "gluonts[torch]"
 python benchmarks/programs/deepar.py
@@ -39,13 +39,16 @@ def series() -> ListDataset:
 @click.command()
 @click.option("--rounds", default=7, show_default=True, help="Epochs of each, of 20 batches of 32.")
 @click.option("--context", default=72, show_default=True, help="Hours that the model looks back.")
+@click.option("--units", default=40, show_default=True, help="Of each of the two layers.")
 @click.option("--threads", default=1, show_default=True)
-def main(rounds: int, context: int, threads: int) -> None:
+def main(rounds: int, context: int, units: int, threads: int) -> None:
     """Train both in turn."""
     torch.set_num_threads(threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    estimator = DeepAREstimator(freq="h", prediction_length=24, context_length=context, num_batches_per_epoch=BATCHES)
+    estimator = DeepAREstimator(
+        freq="h", prediction_length=24, context_length=context, hidden_size=units, num_batches_per_epoch=BATCHES
+    )
     lightning.seed_everything(0, verbose=False)
     plain = estimator.create_lightning_module()
     prepared = estimator.create_transformation().apply(series(), is_train=True)
@@ -69,7 +72,7 @@ def main(rounds: int, context: int, threads: int) -> None:
     for module in (plain, ours):
         epoch(module)
     seconds = in_turn(partial(epoch, plain), partial(epoch, ours), rounds)
-    report(f"DeepAR, context {context}, {threads} thread(s)", *seconds, "an epoch", 1)
+    report(f"DeepAR, {units} units, context {context}, {threads} thread(s)", *seconds, "an epoch", 1)
     print("loss of each epoch as it is:    ", *(f"{loss:.4f}" for loss in losses[False]))
     print("loss of each epoch with fastlstm:", *(f"{loss:.4f}" for loss in losses[True]))
     profile("DeepAR", lambda: epoch(plain))

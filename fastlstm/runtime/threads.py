@@ -21,7 +21,7 @@ from fastlstm.runtime.workers import Worker
 CROWDED = 4 / 3  # threads that were awake for less than so many times a call's time did little more than one would
 # After two such calls running, calls use one thread for so many times their time, doubled each time, up to a second, or
 # to so many times theirs.
-FIRST_WAIT, LONGEST_WAIT_S, LONGEST_WAIT = 16, 1.0, 8
+FIRST_WAIT, MOST_WAIT, LONGEST_WAIT_S, LONGEST_WAIT = 16, 1 << 20, 1.0, 8
 
 _limit: int | None = None
 _region: region.Region | None = None
@@ -240,7 +240,7 @@ def _met(seconds: float, parts: int, asleep: float) -> None:
         _wait_factor = FIRST_WAIT
     elif before:
         _wait_until = time.monotonic() + min(_wait_factor * seconds, max(LONGEST_WAIT_S, LONGEST_WAIT * seconds))
-        _wait_factor *= 2
+        _wait_factor = min(2 * _wait_factor, MOST_WAIT)
         _slept = False
 
 

@@ -51,7 +51,9 @@ class LSTMCell(torch.nn.RNNCellBase):
             return found
         if input.dim() not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
-        for i, given in enumerate(hx or ()):
+        if hx is not None and len(hx) != 2:
+            raise RuntimeError(f"LSTMCell: hx must be a pair (h, c), but has {len(hx)} items")
+        for i, given in enumerate(() if hx is None else hx):
             if given.dim() not in (1, 2):
                 raise ValueError(f"LSTMCell: Expected hx[{i}] to be 1D or 2D, got {given.dim()}D instead")
         (x,) = autocast(self.weight_ih, input)

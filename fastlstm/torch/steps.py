@@ -154,11 +154,11 @@ def eager(x: Any, state: Any) -> bool:
 
 
 def held(module: torch.nn.Module, names: Sequence[str]) -> list[Tensor]:
-    """Parameters of a module; those that it holds as such are found without its `__getattr__`, which takes as long for
-    four as what a small step computes.
+    """Parameters of a module; those that it holds as such, and nothing else in their place, are found without its
+    `__getattr__`, which takes as long for four as what a small step computes.
     """
-    own = module._parameters
-    return [own[name] if name in own else getattr(module, name) for name in names]  # type: ignore[misc]
+    own, others = module._parameters, module.__dict__
+    return [own[n] if n in own and n not in others else getattr(module, n) for n in names]  # type: ignore[misc]
 
 
 def key_of_call(x: Tensor, h_0: Tensor, c_0: Tensor, weights: Sequence[Tensor]) -> tuple:

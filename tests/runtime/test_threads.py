@@ -210,6 +210,9 @@ def test_calls_stay_alone_for_a_while_after_threads_had_to_sleep(monkeypatch: py
     assert [round(wait(), 2) for _ in range(2)] == [0.0, 0.16]
     threads._met(0.01, 16, 0.14)  # two of sixteen threads are more than one
     assert [round(wait(1.0), 2) for _ in range(2)] == [0.0, 8.0]
+    for _ in range(3000):
+        threads._met(0.01, 2, math.inf)
+    assert threads._wait_until == now[0] + 1.0
 
 
 def test_calls_tell_how_long_they_waited_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
