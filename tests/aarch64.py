@@ -159,9 +159,9 @@ def emulate() -> None:
         memory = retarget(binding.parse_assembly(MEMORY), machine_for(CPU))
         return binding.create_mcjit_compiler(memory, machine_for(CPU, codemodel="jitdefault", jit=True))
 
-    def emit(self: linking.Emitted, function: str, symbol: str) -> bytes:
+    def emit(self: linking.Emitted, function: str, symbol: str, returns: bool = False) -> bytes:
         described = machine_for(CPU, codemodel="large")
-        return described.emit_object(retarget(self.module(function, symbol), described))
+        return described.emit_object(retarget(self.module(function, symbol, returns), described))
 
     @cache
     def made(name: str, variant: object) -> workers.Worker:
@@ -171,13 +171,20 @@ def emulate() -> None:
             code = compiling.compiled(name, variant, symbol)
             workers.kernels.save(symbol, code)
         address = machine.load(code, symbol)
-        return workers.Worker(lambda part, frame: emulator.call(address, part, frame), address)
+
+        def run(part: int, frame: int, at: int = 0, *words: int) -> None:
+            for k, word in enumerate(words):
+                ctypes.c_int64.from_address(frame + at + 8 * k).value = word
+            emulator.call(address, part, frame)
+
+        return workers.Worker(workers._with_addresses(run), address)
 
     def enter(threads: int, parts: int, worker: int, frame: int, spins: int) -> None:
         for part in range(parts):
             emulator.call(worker, part, frame)
 
     machine._engine, linking.Emitted.emit, workers._made = engine, emit, made
+    workers.LAYOUT_HOLDS = False  # what Python calls is this processor's
     region.start = lambda: region.Region("emulated", 4, enter)
     package = sys.modules["fastlstm"]
     package.__spec__.loader.exec_module(package)

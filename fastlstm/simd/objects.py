@@ -91,6 +91,8 @@ def call_worker(self, arguments, count):
     for k in range(3, count):
         what = word(arguments, k)
         set_word(to + 8 * (k - 3), number(what) if of_type(what) == integer else word(what + DATA, 0))
+    if failed():
+        return 0
     run(number(self), part, frame)
     return an_object(0)
 

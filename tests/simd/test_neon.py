@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,8 +29,8 @@ aarch64.compile_for_it()
 from fastlstm.runtime import compiling, linking
 from fastlstm.runtime.variant import Variant
 
-def emit(self, function, symbol):
-    module = self.module(function, symbol)
+def emit(self, function, symbol, returns):
+    module = self.module(function, symbol, returns)
     machines = {cpu: aarch64.machine_for(cpu) for cpu in aarch64.TRIPLE}
     return {cpu: at.emit_assembly(aarch64.retarget(module.clone(), at)) for cpu, at in machines.items()}
 
@@ -113,10 +114,15 @@ def printed(process: subprocess.Popen) -> Any:
 
 
 @pytest.fixture(scope="module")
-def processes() -> dict[str, subprocess.Popen]:
+def processes() -> Iterator[dict[str, subprocess.Popen]]:
     """What is compiled for each processor, and what is emulated: both at the same time."""
     # The emulator asks Linux's /proc for this process's memory.
-    return {"compiled": start(SCRIPT)} | ({"emulated": start(EMULATED)} if sys.platform == "linux" else {})
+    started = {"compiled": start(SCRIPT)} | ({"emulated": start(EMULATED)} if sys.platform == "linux" else {})
+    yield started
+    for process in started.values():
+        if process.returncode is None:  # its tests ran elsewhere
+            process.kill()
+            process.communicate()
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,8 @@ def test_what_is_no_number_is_refused() -> None:
         with pytest.raises((TypeError, OverflowError)):
             run(*arguments)
     assert words.tolist() == [-1, -1]
+    with pytest.raises(OverflowError):
+        run(0, address(words), 0, 2**80, 7)
 
 
 def test_others_have_the_gil_meanwhile() -> None:
