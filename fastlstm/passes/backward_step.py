@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastlstm.kernels.gates import inner, memory_bwd, output_bwd
 from fastlstm.kernels.gemm import BLOCK_ROWS, NEXT, SAME, gemm, panels_at_once, vectors_of
-from fastlstm.passes.blocks import turns
+from fastlstm.passes.blocks import next_panels, turns
 from fastlstm.passes.digits import multiply_dg, of_dg, split
 from fastlstm.passes.frames import ZEROS
 from fastlstm.passes.rows import apart, at, load_gates, place, rank, reset_at, store_gates, taped
@@ -120,19 +120,6 @@ def cut_off(v, f, lot, t, row, rows, unit, end, zero):
 
 
 @inline
-def next_panels(f, down, first, last, left, most, count):
-    """Which panels a step takes next, of first .. last of which so many are left: `most` at once, if all their units
-    are there, else fewer. The first one, and how many.
-    """
-    full = (f.H + count - 1) // count // PANEL
-    at_once, panel = most, first + left - most if down else last - left
-    while at_once > 1 and (at_once > left or panel + at_once > full):
-        at_once //= 2
-        panel += at_once if down else 0
-    return panel, at_once
-
-
-@inline
 def room_of_dg(scratch):
     """Where what is needed of dG in digits begins: behind zeros and z of a block of rows."""
     return scratch + (ZEROS + BLOCK_ROWS * PANEL) * lanes(scratch)
@@ -180,9 +167,10 @@ def step_by_panel(
         most = 1
         if here > 0:
             split(p, here, dg, dg_row)
+    whole = (f.H + count - 1) // count // PANEL
     left, down = last - first, turns(f, t, rows)
     while left > 0:
-        panel, at_once = next_panels(f, down, first, last, left, most, count)
+        panel, at_once = next_panels(down, first, last, left, most, whole)
         left -= at_once
         unit = panel * PANEL * count
         vectors = vectors_of(f.H, unit, count, at_once)

@@ -54,3 +54,15 @@ def turns(f, t, rows):
     of the tape, which the processor asks for by itself, come too late.)
     """
     return t & 1 != 0 and rows <= SIDE and 4 * f.H * f.P * DIGITS > DIGITS_IN_L2
+
+
+@inline
+def next_panels(down, first, last, left, most, whole):
+    """Which panels a step takes next, of first .. last of which so many are left: `most` at once, if they are among the
+    first `whole` ones, else fewer. The first one, and how many.
+    """
+    at_once, panel = most, first + left - most if down else last - left
+    while at_once > 1 and (at_once > left or panel + at_once > whole):
+        at_once //= 2
+        panel += at_once if down else 0
+    return panel, at_once

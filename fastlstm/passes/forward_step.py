@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from fastlstm.kernels.gates import memory_fwd, output_fwd
 from fastlstm.kernels.gemm import SAME, panels_at_once
-from fastlstm.passes.blocks import turns
+from fastlstm.passes.blocks import next_panels, turns
 from fastlstm.passes.digits import add_both, prepare
 from fastlstm.passes.narrow import depth_of, first_of_sums, prepare_h, product, scaled_product
 from fastlstm.passes.rows import at, place, store_gates, taped
@@ -105,7 +105,7 @@ def step_by_panel(
     total = depth_of(v, f)
     skip = f.I if f.chunk > 0 else SAME
     a = h_before + (row * f.h_row - f.I + skip)
-    at_once = panels_at_once(rows, last - first)
+    most = panels_at_once(rows, last - first)
     h = h_before + row * f.h_row
     if v.amx and f.digits_hh != 0:
         prepare(v, f, lot, row, rows, t, h, scratch)
@@ -113,9 +113,7 @@ def step_by_panel(
         prepare_h(v, f, rows, h, scratch)
     left, down = last - first, turns(f, t, rows)
     while left > 0:
-        while at_once > left:
-            at_once //= 2
-        panel = first + left - at_once if down else last - left
+        panel, at_once = next_panels(down, first, last, left, most, last)
         left -= at_once
         z_row = at_once * width
         b = weights_pointer(f.weights, v) + (panel * total + skip) * width

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 FASTCALL = 0x80  # how Python hands over arguments: METH_FASTCALL
@@ -15,12 +16,11 @@ class _Definition(ctypes.Structure):
     _fields_ = [("name", ctypes.c_char_p), ("code", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p)]
 
 
-_kept: list[_Definition] = []  # functions refer to theirs for as long as they live
+_definition = cache(_Definition)  # functions refer to theirs for as long as they live
 
 
 def built_in(name: str, code: int, of: object) -> Callable[..., Any]:
     """A function that runs the code at an address, with an object of its own."""
-    _kept.append(_Definition(name.encode(), code, FASTCALL, None))
     make = ctypes.pythonapi.PyCFunction_NewEx
     make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
-    return make(ctypes.addressof(_kept[-1]), of, None)
+    return make(ctypes.addressof(_definition(name.encode(), code, FASTCALL, None)), of, None)
